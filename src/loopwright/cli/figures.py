@@ -1,0 +1,22 @@
+"""`loopwright figures`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from loopwright.cli import options
+
+
+@click.command("figures")
+@options.run_argument
+@options.out
+def command(run: str, out: Path | None) -> int:
+    """Draw the figures of RUN again from its record."""
+    from loopwright.record.read import resolve_run
+    from loopwright.report.curves import draw
+
+    for path in draw(resolve_run(run, options.root(out))):
+        click.echo(path)
+    return 0

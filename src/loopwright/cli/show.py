@@ -1,0 +1,116 @@
+"""What the commands print: progress while training, a summary at the end, one JSON line where it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from loopwright.cli.text import number, table
+from loopwright.engine.hooks import Hook, every
+from loopwright.engine.outcome import Outcome
+from loopwright.hooks.progress import Lines, ProgressBar
+from loopwright.record.files import dumps
+from loopwright.seeds import SeedsOutcome
+
+
+def start_logging() -> None:
+    """The library logs; the command shows it on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logger = logging.getLogger("loopwright")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def observers(console_every: int) -> list[Hook]:
+    """A progress bar on a terminal, else a line per epoch."""
+    if console_every == 0:
+        return []
+    if sys.stderr.isatty():
+        return [every("0.1 s", ProgressBar())]
+    return [_EveryEpochs(console_every, Lines())]
+
+
+class _EveryEpochs(Hook):
+    """Passes on each n-th epoch's end."""
+
+    def __init__(self, epochs: int, hook: Hook) -> None:
+        self.epochs, self.hook = epochs, hook
+
+    def on_epoch_end(self, info: Any) -> None:
+        if info.epoch % self.epochs == 0 or info.epoch == info.epochs:
+            self.hook.on_epoch_end(info)
+
+
+def summary(outcome: Outcome | SeedsOutcome) -> None:
+    """Print how it ended: best and last on val and test, the chance level where there is one, and where the run is."""
+    if isinstance(outcome, SeedsOutcome):
+        for each in outcome.runs:
+            summary(each)
+        click.echo(f"value over {len(outcome.runs)} seeds: {number(outcome.value)}")
+        return
+    click.echo()
+    click.echo(f"{outcome.status}: {outcome.reason}")
+    columns: dict[str, Mapping[str, float | None]] = {}
+    for name, row in (("best", outcome.best), ("last", outcome.last)):
+        if row is not None:
+            at = f"epoch {int(row['epoch'] or 0)}"
+            columns[f"val, {name} ({at})"] = {k.removeprefix("val_"): v for k, v in row.items() if k.startswith("val_")}
+    for name in ("best", "last"):
+        if outcome.test and name in outcome.test:
+            columns[f"test, {name}"] = outcome.test[name]
+    if columns:
+        names = list(dict.fromkeys(key for values in columns.values() for key in values))
+        rows = [
+            ["", *names],
+            *([title, *(number(values.get(key)) for key in names)] for title, values in columns.items()),
+        ]
+        click.echo(table(rows))
+    for line in outcome.remarks:
+        click.echo(line)
+    if outcome.run is not None:
+        click.echo(f"run: {outcome.run}")
+
+
+def as_json(outcome: Outcome | SeedsOutcome) -> str:
+    """The `--json` line."""
+    if isinstance(outcome, SeedsOutcome):
+        runs = [_facts(each) for each in outcome.runs]
+        recipe_id = str(outcome.runs[0].run or "").rsplit("/", 1)[-1].split("-")
+        return dumps(
+            {
+                "runs": runs,
+                "status": outcome.status,
+                "value": outcome.value,
+                "recipe_id": recipe_id[1] if len(recipe_id) > 1 else None,
+            }
+        )
+    return dumps(_facts(outcome))
+
+
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "run": outcome.run,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "best": outcome.best,
+        "last": outcome.last,
+        "test": outcome.test,
+        "value": outcome.value,
+        "weights_sha256": outcome.weights_sha256,
+        "epochs": outcome.epochs,
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        **({} if outcome.gate_passed is None else {"gate_passed": outcome.gate_passed}),
+    }

@@ -1,0 +1,1 @@
+"""Configuration: composing, validating and identifying recipes."""

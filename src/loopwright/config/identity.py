@@ -1,0 +1,60 @@
+"""Identity: the hash of what shapes a trajectory. Two runs with one identity are to have the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from loopwright.config.node import Node
+from loopwright.config.schema import Recipe, choice_of
+
+
+def trajectory(node: Node) -> dict[str, Any]:
+    """The keys that shape the trajectory and differ from their defaults, as plain values; `seed` left out.
+
+    A choice keeps its name even where all of its keys have their defaults.
+    """
+    dumped = node.model_dump(mode="json")
+    kept: dict[str, Any] = {}
+    for name, field in type(node).model_fields.items():
+        extra = field.json_schema_extra
+        shapes = extra.get("trajectory", True) if isinstance(extra, Mapping) else True
+        if not shapes or (isinstance(node, Recipe) and name == "seed"):
+            continue
+        value = getattr(node, name)
+        if isinstance(value, Node):
+            below = trajectory(value)
+            if choice_of(field) is not None:
+                below = {"name": dumped[name]["name"], **below}
+            if below:
+                kept[name] = below
+        elif field.default is PydanticUndefined or value != field.default:
+            kept[name] = dumped[name]
+    return kept
+
+
+def recipe_id(recipe: Recipe, fingerprint: str) -> str:
+    """Ten hexadecimal digits that group the seeds of one recipe on one set of data."""
+    text = json.dumps({"recipe": trajectory(recipe), "data": fingerprint}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def run_id(recipe_identity: str, seed: int) -> str:
+    """A recipe's identity with a seed: two runs that share it are the same training."""
+    return f"{recipe_identity}-s{seed}"
+
+
+def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for every leaf in which two plain trees differ."""
+    lines = []
+    for key in sorted({*a, *b}):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differing_keys(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
+    return lines

@@ -1,0 +1,267 @@
+"""Loaders of the user's own datasets, taken apart so that order and augmentation are addressed.
+
+A map-style DataLoader keeps its dataset, collate, batch size, workers and drop_last; the order becomes ours, and each
+item is fetched under randomness addressed by (seed, split, epoch, index), so that bits do not depend on the number of
+workers, and a resume fetches nothing that was fetched before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from loopwright.data.tensors import TensorLoader
+from loopwright.streams import Streams, global_state, isolated, restore_global_state
+
+log = logging.getLogger("loopwright")
+
+
+class _Addressed(Dataset[Any]):
+    """A dataset whose items are asked for by (epoch, index) and drawn at that address (7 us an item)."""
+
+    def __init__(self, dataset: Dataset[Any], streams: Streams, split: str) -> None:
+        self.dataset, self.streams, self.split = dataset, streams, split
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        epoch, index = place
+        self.streams.pin("item", self.split, epoch, index)
+        return self.dataset[index]
+
+
+class _Batches:
+    """A batch sampler that can be told which batches come next."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class MapLoader:
+    """Batches of a map-style dataset in addressed order, with 0 or more worker processes."""
+
+    def __init__(self, loader: DataLoader[Any], streams: Streams, split: str, device: torch.device) -> None:
+        self._given, self._streams, self._split, self._device = loader, streams, split, device
+        self._dataset = loader.dataset
+        self.num_samples = len(self._dataset)  # type: ignore[arg-type]
+        self._sampler = loader.batch_sampler if loader.batch_size is None else loader.sampler
+        self._own_order = loader.batch_size is None or not isinstance(loader.sampler, RandomSampler | SequentialSampler)
+        self._shuffle = isinstance(loader.sampler, RandomSampler)
+        self._batch_size, self._drop_last = loader.batch_size or 1, loader.drop_last
+        self._limit: int | None = None
+        self._batches = _Batches()
+        self._loader: DataLoader[Any] | None = None
+
+    def __len__(self) -> int:
+        if self._limit is not None:
+            return -(-self._limit // self._batch_size)
+        if self._own_order:
+            return len(self._given)
+        full, rest = divmod(self.num_samples, self._batch_size)
+        return full + bool(rest and not self._drop_last)
+
+    def head(self, num_samples: int) -> MapLoader:
+        given = self._given
+        subset = Subset(self._dataset, range(min(num_samples, self.num_samples)))
+        smaller = DataLoader(
+            subset,
+            batch_size=given.batch_size or 1,
+            shuffle=self._shuffle,
+            collate_fn=given.collate_fn,
+            num_workers=given.num_workers,
+        )
+        return MapLoader(smaller, self._streams, self._split, self._device)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
+        """The batches of epoch `index` from batch `start` on, moved to the device."""
+        self._batches.batches = [[(index, row) for row in rows] for rows in self._order(index)[start:]]
+        if not self._batches.batches:
+            return
+        batches = iter(self._open())
+        while True:
+            # Items fetched in this process pin the global generators; training must not notice.
+            with isolated():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield to_device(batch, self._device)
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        if self._own_order:
+            with self._streams.fork("sampler", self._split, epoch):
+                if self._given.batch_size is None:
+                    return [list(rows) for rows in self._given.batch_sampler or ()]
+                rows = [int(row) for row in self._given.sampler]
+        elif self._shuffle:
+            rows = self._streams.numpy("order", epoch).permutation(self.num_samples).tolist()
+        else:
+            rows = list(range(self.num_samples))
+        chunks = [rows[at : at + self._batch_size] for at in range(0, len(rows), self._batch_size)]
+        return chunks[:-1] if self._drop_last and chunks and len(chunks[-1]) < self._batch_size else chunks
+
+    def _open(self) -> DataLoader[Any]:
+        given = self._given
+        if self._loader is None:
+            workers: dict[str, Any] = {}
+            if given.num_workers:
+                workers = {"persistent_workers": True, "prefetch_factor": given.prefetch_factor}
+                workers |= {"multiprocessing_context": given.multiprocessing_context}
+            self._loader = DataLoader(
+                _Addressed(self._dataset, self._streams, self._split),
+                batch_sampler=self._batches,  # type: ignore[arg-type]
+                num_workers=given.num_workers,
+                collate_fn=given.collate_fn,
+                pin_memory=given.pin_memory and self._device.type == "cuda",
+                worker_init_fn=given.worker_init_fn,
+                timeout=given.timeout,
+                **workers,
+            )
+        return self._loader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loader": None, "_batches": _Batches()}
+
+
+class ReplayedLoader:
+    """Batches of an iterable dataset. It has no order to address, so a resume reads and discards what was used before."""
+
+    def __init__(self, loader: DataLoader[Any], streams: Streams, split: str, device: torch.device) -> None:
+        self._given, self._streams, self._split, self._device = loader, streams, split, device
+        self._limit: int | None = None
+        self._lengths: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return self._measured()[0]
+
+    @property
+    def num_samples(self) -> int:
+        return self._measured()[1]
+
+    def head(self, num_samples: int) -> ReplayedLoader:
+        smaller = ReplayedLoader(self._given, self._streams, self._split, self._device)
+        smaller._limit = -(-num_samples // (self._given.batch_size or 1))
+        return smaller
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
+        for number, batch in enumerate(self._read(index)):
+            if number >= start:
+                yield to_device(batch, self._device)
+
+    def _read(self, epoch: int) -> Iterator[Any]:
+        """One pass, under generators of its own: training draws from the global ones in between."""
+        with self._streams.fork("iterable", self._split, epoch):
+            batches = iter(self._given)
+            own = global_state()
+        for _ in islice(iter(int, 1), self._limit) if self._limit is not None else iter(int, 1):
+            with isolated():
+                restore_global_state(own)
+                batch = next(batches, None)
+                own = global_state()
+            if batch is None:
+                return
+            yield batch
+
+    def _measured(self) -> tuple[int, int]:
+        """(batches, samples) of an epoch, counted once by reading the first one through."""
+        if self._lengths is None:
+            batches = samples = 0
+            for batch in self._read(0):
+                batches += 1
+                samples += num_rows(batch)
+            self._lengths = batches, samples
+        return self._lengths
+
+
+Given = Any
+
+
+def make_loader(
+    given: Given, batch_size: int, streams: Streams, split: str, device: torch.device
+) -> TensorLoader | MapLoader | ReplayedLoader | None:
+    """A loader of tensors, arrays, a Dataset or a DataLoader; training data given without a DataLoader are shuffled.
+
+    Raises TypeError for anything else, ValueError for a split without samples.
+    """
+    if given is None:
+        return None
+    train = split == "train"
+    if isinstance(given, DataLoader):
+        loader = given
+        if train:
+            log.info(
+                "the DataLoader's order is replaced by an addressed one; dataset, collate, workers and batch size are kept"
+            )
+    elif isinstance(given, IterableDataset):
+        loader = DataLoader(given, batch_size=batch_size)
+    elif isinstance(given, Dataset):
+        loader = DataLoader(given, batch_size=batch_size, shuffle=train)
+    else:
+        return _in_memory(_tensors(given), batch_size, streams if train else None, device, split)
+    if isinstance(loader.dataset, IterableDataset):
+        log.warning("%s is an iterable dataset: a resume reads and discards the batches used before", split)
+        return ReplayedLoader(loader, streams, split, device)
+    plain_sampler = type(loader.sampler) in (RandomSampler, SequentialSampler) and loader.batch_size is not None
+    whole = isinstance(loader.sampler, SequentialSampler) or (
+        isinstance(loader.sampler, RandomSampler)
+        and not loader.sampler.replacement
+        and loader.sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    )
+    in_memory = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate and not loader.drop_last
+    if in_memory and plain_sampler and whole:
+        order = streams if isinstance(loader.sampler, RandomSampler) else None
+        return _in_memory(loader.dataset.tensors, loader.batch_size or 1, order, device, split)
+    mapped = MapLoader(loader, streams, split, device)
+    if len(mapped) == 0:
+        raise ValueError(f"the {split} data have no samples")
+    return mapped
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch's tensors on a device, whatever they are nested in."""
+    if device.type == "cpu":
+        return batch
+    return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def num_rows(batch: Any) -> int:
+    while isinstance(batch, list | tuple | dict):
+        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[-1]
+    return len(batch)
+
+
+def _in_memory(
+    tensors: tuple[Tensor, ...], batch_size: int, order: Streams | None, device: torch.device, split: str
+) -> TensorLoader:
+    if len(tensors[0]) == 0:
+        raise ValueError(f"the {split} data have no samples")
+    return TensorLoader(tuple(t.to(device) for t in tensors), batch_size, order)
+
+
+def _tensors(given: Any) -> tuple[Tensor, ...]:
+    items = given if isinstance(given, list | tuple) else (given,)
+    try:
+        return tuple(item if isinstance(item, Tensor) else torch.as_tensor(item) for item in items)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"data are {type(given).__name__}: give tensors, arrays, a tuple of them, a Dataset or a DataLoader ({error})"
+        ) from None

@@ -1,0 +1,57 @@
+"""Where and how a run computes: device, threads, determinism. Process-wide settings of torch, put back afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from loopwright.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` as the first GPU or the CPU. Raises ConfigError for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                f"`device` is '{name}': this machine has {count} CUDA devices; use device=cpu or device=auto"
+            )
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+@contextmanager
+def computing(device: torch.device, threads: int, deterministic: bool) -> Iterator[None]:
+    """Run a block with this many threads and, if asked for, deterministic algorithms only."""
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+    torch.set_num_threads(threads)
+    if deterministic:
+        # Must be set before CUDA starts; without it cuBLAS may choose another kernel from run to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        # Filling every empty tensor with NaN finds bugs but costs a pass over memory in each of them.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        torch.backends.cudnn.benchmark = before[3]
+        torch.utils.deterministic.fill_uninitialized_memory = before[4]

@@ -1,0 +1,333 @@
+"""`fit`: the loop. Steps, evaluation, history, stop rules, rows, checkpoint, act; then the test with last and best."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from loopwright import clock
+from loopwright.config.durations import Duration
+from loopwright.engine.evaluate import evaluate
+from loopwright.engine.history import Row
+from loopwright.engine.hooks import Hook, Hooks, Info
+from loopwright.engine.outcome import Outcome
+from loopwright.engine.recorder import Recorder
+from loopwright.engine.settings import TrainSettings
+from loopwright.engine.state import TrainState, load_weights, snapshot
+from loopwright.engine.steps import Diverged, LearningRate, diverged_message, steps
+from loopwright.engine.stop import Gate, Stop, StopRule, first_stop
+from loopwright.engine.task import Loader, Split, Task
+from loopwright.engine.weights import all_finite, weights_hash
+from loopwright.streams import Streams
+
+log = logging.getLogger("loopwright")
+
+# Steps whose values stay unread on the device; on a CPU they are read at once and this only bounds a list.
+_BLOCK_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `fit` needs beside a task and a state: the recipe's values, resolved against the task."""
+
+    train: TrainSettings
+    lr: LearningRate
+    monitor: str
+    mode: Literal["min", "max"]
+    stops: tuple[StopRule, ...] = ()
+    gate: Gate | None = None
+    budget: Duration | None = None
+    measure_norm: bool = False
+    recipe: Mapping[str, Any] | None = None
+
+
+def fit(
+    task: Task,
+    state: TrainState,
+    plan: Plan,
+    streams: Streams,
+    *,
+    recorder: Recorder,
+    hooks: Iterable[Hook] = (),
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train until the last epoch, a stop rule, the budget, a divergence or an interruption, from wherever `state` stands.
+
+    The same call serves a first start and a resume: a state whose history already says stop goes straight to the test.
+    A failure in the task, the model or a hook is shown to the hooks and raised again.
+    """
+    loop = _Loop(task, state, plan, streams, recorder, Hooks(hooks))
+    try:
+        return loop.run(interrupted)
+    except Exception as failure:
+        error = failure  # the name of an except clause is gone when a lambda wants it
+        recorder.event("on_exception", error=f"{type(error).__name__}: {error}")
+        loop.hooks.emit("on_exception", lambda: loop.info(error=error))
+        raise
+
+
+class _Loop:
+    def __init__(
+        self, task: Task, state: TrainState, plan: Plan, streams: Streams, recorder: Recorder, hooks: Hooks
+    ) -> None:
+        self.task, self.state, self.plan, self.streams = task, state, plan, streams
+        self.recorder, self.hooks = recorder, hooks
+        loader = task.loader("train") if plan.train.epochs else None
+        if plan.train.epochs and (loader is None or len(loader) == 0):
+            raise ValueError("the task has no training batches")
+        self.loader: Loader | None = loader
+        self.batches = len(loader) if loader else 0
+        self.device = next(iter((*state.model.parameters(), *state.model.buffers())), torch.empty(0)).device
+        self.started = clock.monotonic()
+        self.row_started = self.started - state.period.seconds
+        self.stop: Stop | None = None
+
+    def run(self, interrupted: Callable[[], bool]) -> Outcome:
+        state, plan, recorder = self.state, self.plan, self.recorder
+        fresh = state.step == 0 and not state.history
+        self.emit("on_start", record=fresh)
+        state.model.train()
+        self.stop = first_stop(plan.stops, state.history)
+        try:
+            while self.stop is None and state.epoch < plan.train.epochs:
+                if state.batch == 0:
+                    # NumPy's and Python's global generators are pinned once per epoch and checkpointed; torch's every step.
+                    self.streams.pin("epoch", state.epoch)
+                self.emit("on_epoch_start", record=state.batch == 0, epoch=state.epoch + 1)
+                for info in self.steps():
+                    state.period.add(info)
+                    self.hooks.emit_step(state.step, self.info)
+                    ended = state.batch == self.batches
+                    spent = self.budget_spent()
+                    if ended or spent or self.validation_due():
+                        self.close_row(ended, spent)
+                        if self.stop is not None:
+                            break
+                    elif interrupted():
+                        break
+                    elif recorder.due(state):
+                        self.read_back()
+                        recorder.checkpoint(state, frozenset(), now=False)
+                    elif state.period.num_pending >= _BLOCK_STEPS:
+                        self.read_back()
+                if interrupted() and self.stop is None and state.epoch < plan.train.epochs:
+                    self.read_back()
+                    recorder.checkpoint(state, frozenset(), now=True)
+                    return self.outcome(
+                        Stop("interrupted", f"a signal came in step {state.step}; resume goes on from it")
+                    )
+        except Diverged as error:
+            log.error("%s", error)
+            recorder.step_rows(state.period.drain())
+            self.stop = Stop("diverged", str(error))
+        return self.finish(self.stop or Stop("completed", f"all {plan.train.epochs} epochs done"))
+
+    def steps(self) -> Any:
+        assert self.loader is not None
+        train = self.plan.train
+        return steps(
+            self.task,
+            self.state,
+            self.loader,
+            self.streams,
+            lr=self.plan.lr,
+            clip_norm=train.clip_norm,
+            measure_norm=self.plan.measure_norm,
+            accumulate=train.accumulate,
+        )
+
+    def close_row(self, ended: bool, spent: bool) -> None:
+        """Evaluate, check, append to the history, ask the stop rules, write the row, checkpoint."""
+        state, plan, recorder = self.state, self.plan, self.recorder
+        self.read_back()
+        epoch = state.epoch + 1
+        row: Row = {"epoch": epoch, "step": state.step, "lr": state.lr, **state.period.means()}
+        seconds = clock.monotonic() - self.row_started
+        samples_per_second = state.period.samples / seconds if seconds > 0 else None
+        if ended:
+            state.epoch, state.batch = epoch, 0
+        last = spent or state.epoch == plan.train.epochs
+        validated = self.measure("val") if last or self.validation_due() else None
+        row |= {f"val_{name}": value for name, value in (validated or dict.fromkeys(self.task.metrics)).items()}
+        row |= {
+            "epoch_seconds": clock.monotonic() - self.row_started,
+            "samples_per_second": samples_per_second,
+            "max_memory_mib": _max_memory_mib(self.device),
+        }
+        if validated is not None:
+            self.emit("on_validation_end", epoch=epoch, row=row)
+        bad = self.not_finite(row)
+        state.history.append(row)
+        state.period = type(state.period)()
+        self.row_started = clock.monotonic()
+        self.stop = bad or first_stop(plan.stops, state.history)
+        if self.stop is None and spent:
+            self.stop = Stop("budget_reached", f"stop.budget of {plan.budget} is spent")
+        recorder.epoch_row(row)
+        if ended:
+            self.emit("on_epoch_end", epoch=epoch, row=row)
+        if bad is None:
+            recorder.checkpoint(state, self.tags(), now=last or self.stop is not None)
+
+    def finish(self, stop: Stop) -> Outcome:
+        """Test with the last and the best weights, and say how it ended."""
+        state, plan = self.state, self.plan
+        if stop.status not in ("diverged", "gate_passed", "pruned") and plan.gate is not None and plan.train.epochs:
+            stop = Stop("gate_failed", f"gate not passed ({plan.gate.describe()}): {stop.reason}")
+        self.emit("on_train_end", record=state.epoch > 0 or state.step > 0, history=_columns(state.history.rows))
+        outcome = self.outcome(stop)
+        if stop.status == "diverged" or not state.history:
+            return outcome
+        tests: dict[str, Mapping[str, float | None]] = {}
+        last = self.measure("test")
+        if last is not None:
+            tests["last"] = last
+            best, row = self.recorder.weights("best"), outcome.best
+            if best is not None and row is not None and row["step"] != state.step:
+                held = snapshot(state.model_state())
+                load_weights(state.model, best)
+                tests["best"] = self.measure("test", int(row["step"] or 0)) or {}
+                load_weights(state.model, held)
+            else:
+                tests["best"] = last
+            self.emit("on_test_end", test=tests)
+        remarks = [line for metrics in list(tests.values())[-1:] for line in self.task.remarks("test", metrics)]
+        if not tests and outcome.best is not None:
+            shown = {
+                name.removeprefix("val_"): value for name, value in outcome.best.items() if name.startswith("val_")
+            }
+            remarks = self.task.remarks("val", shown)
+        return replace(outcome, test=tests or None, remarks=tuple(remarks), seconds=self.elapsed())
+
+    def outcome(self, stop: Stop) -> Outcome:
+        state, plan = self.state, self.plan
+        best = state.history.best_index(plan.monitor, plan.mode)
+        last = state.history.last
+        worst = math.inf if plan.mode == "min" else -math.inf
+        value = worst if stop.status == "diverged" else (last or {}).get(plan.monitor)
+        curves: dict[str, list[float | None]] = {"train_loss": self.recorder.step_curve()}
+        for name in self.task.metrics:
+            curves[name] = state.history.column(f"val_{name}")
+        return Outcome(
+            status=stop.status,
+            reason=stop.reason,
+            monitor=plan.monitor,
+            mode=plan.mode,
+            best=None if best is None else state.history.rows[best],
+            last=last,
+            value=value,
+            epochs=state.epoch,
+            steps=state.step,
+            seconds=self.elapsed(),
+            weights_sha256=weights_hash(state.model_state()),
+            gate_passed=None if plan.gate is None else stop.status == "gate_passed",
+            curves=curves,
+            run=self.recorder.run,
+        )
+
+    def measure(self, split: Split, step: int | None = None) -> dict[str, float | None] | None:
+        state = self.state
+        at_step = state.step if step is None else step
+        return evaluate(
+            self.task, state.model, split, self.streams, step=at_step, epoch=state.epoch, device=self.device
+        )
+
+    def read_back(self) -> None:
+        """Read the pending steps and hand their rows to the recorder."""
+        rows = self.state.period.drain()
+        self.recorder.step_rows(rows)
+        for row in rows:
+            loss, step = row["loss"], row["step"]
+            if not math.isfinite(loss or 0.0):
+                raise Diverged(diverged_message(loss or 0.0, int(step or 0), int(row["epoch"] or 0), "main", row["lr"]))
+        self.state.period.seconds = clock.monotonic() - self.row_started
+
+    def tags(self) -> frozenset[str]:
+        state, plan = self.state, self.plan
+        tags = set()
+        if state.history.best_index(plan.monitor, plan.mode) == len(state.history) - 1:
+            tags.add("best")
+        if self.stop is not None and self.stop.status == "gate_passed":
+            tags.add("gate")
+        return frozenset(tags)
+
+    def not_finite(self, row: Row) -> Stop | None:
+        for name in ("train_loss", "val_loss"):
+            value = row.get(name)
+            if value is not None and not math.isfinite(value):
+                reason = diverged_message(value, self.state.step, int(row["epoch"] or 0), name, row["lr"])
+                log.error("%s", reason)
+                return Stop("diverged", reason)
+        if not all_finite(self.state.model_state()):
+            reason = diverged_message(math.nan, self.state.step, int(row["epoch"] or 0), "a weight", row["lr"])
+            log.error("%s", reason)
+            return Stop("diverged", reason)
+        return None
+
+    def validation_due(self) -> bool:
+        every = self.plan.train.validate_every
+        if every.unit == "epochs":
+            return self.state.batch == 0 and self.state.epoch % int(every.amount) == 0
+        return self.state.step % int(every.amount) == 0
+
+    def budget_spent(self) -> bool:
+        budget = self.plan.budget
+        if budget is None:
+            return False
+        if budget.unit == "steps":
+            return self.state.step >= budget.amount
+        if budget.unit == "epochs":
+            return self.state.epoch + (self.state.batch == self.batches) >= budget.amount
+        return self.elapsed() >= budget.amount
+
+    def elapsed(self) -> float:
+        """Seconds of work on this run, earlier processes included."""
+        return self.state.history.elapsed_seconds + clock.monotonic() - self.row_started
+
+    def emit(self, kind: str, *, record: bool = True, **facts: Any) -> None:
+        if record:
+            self.recorder.event(kind, **facts)
+        self.hooks.emit(kind, lambda: self.info(facts.get("epoch"), row=facts.get("row"), outcome=facts.get("test")))
+
+    def info(self, epoch: int | None = None, **more: Any) -> Info:
+        state = self.state
+        if epoch is None:
+            epoch = state.epoch + bool(state.batch)
+        loss = state.period.newest_loss
+        return Info(
+            step=state.step,
+            epoch=epoch,
+            epochs=self.plan.train.epochs,
+            steps_per_epoch=self.batches,
+            samples=min(state.batch * (self.plan.train.batch_size), self.loader.num_samples if self.loader else 0),
+            elapsed_seconds=clock.monotonic() - self.started,
+            monitor=self.plan.monitor,
+            model=state.model,
+            run=self.recorder.run,
+            recipe=self.plan.recipe,
+            loss=None if loss is None else float(loss),
+            **more,
+        )
+
+
+def _columns(rows: list[Row]) -> dict[str, list[float | None]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _max_memory_mib(device: torch.device) -> float | None:
+    """Peak memory of the device, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,101 @@
+"""`Period`: the running sums of the training steps since the last history row, and the steps not yet read back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+Scalar = float | Tensor
+
+
+class StepInfo(NamedTuple):
+    """One finished optimizer step. Values may still be tensors on the device; `Period.drain` reads them all at once."""
+
+    step: int
+    epoch: int
+    lr: float
+    loss: Scalar
+    count: int
+    parts: Mapping[str, tuple[Scalar, int]]
+    grad_norm: Scalar | None
+
+
+class Period:
+    """Sums since the last row. Losses are averaged by sample: every step enters by its count."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.samples = 0
+        self.loss_sum = 0.0
+        self.parts: dict[str, tuple[float, int]] = {}
+        self.seconds = 0.0
+        self.norm_sum = 0.0
+        self.norm_max = 0.0
+        self._pending: list[StepInfo] = []
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def add(self, info: StepInfo) -> None:
+        self._pending.append(info)
+
+    @property
+    def newest_loss(self) -> Scalar | None:
+        return self._pending[-1].loss if self._pending else None
+
+    def drain(self) -> list[dict[str, float | None]]:
+        """Read the pending steps back, add them up, and return their rows of steps.csv."""
+        rows: list[dict[str, float | None]] = []
+        for info in self._pending:
+            loss = float(info.loss)
+            self.steps += 1
+            self.samples += info.count
+            self.loss_sum += loss * info.count
+            row: dict[str, float | None] = {"step": info.step, "epoch": info.epoch, "loss": loss}
+            for name, (part, count) in info.parts.items():
+                part = float(part)
+                held = self.parts.get(name, (0.0, 0))
+                self.parts[name] = (held[0] + part, held[1] + count)
+                row[name] = part / count if count else None
+            row["lr"] = info.lr
+            if info.grad_norm is not None:
+                norm = float(info.grad_norm)
+                row["grad_norm"] = norm
+                self.norm_sum += norm
+                self.norm_max = max(self.norm_max, norm)
+            rows.append(row)
+        self._pending.clear()
+        return rows
+
+    def means(self) -> dict[str, float | None]:
+        """`train_loss`, `train_<part>` and, where gradient norms are known, their mean and largest."""
+        if not self.steps:
+            return {"train_loss": None}
+        row: dict[str, float | None] = {"train_loss": self.loss_sum / self.samples if self.samples else math.nan}
+        row |= {f"train_{name}": total / count if count else None for name, (total, count) in self.parts.items()}
+        if self.norm_max:
+            row |= {"train_grad_norm": self.norm_sum / self.steps, "train_grad_norm_max": self.norm_max}
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "samples": self.samples,
+            "loss_sum": self.loss_sum,
+            "parts": {name: list(pair) for name, pair in self.parts.items()},
+            "norm_sum": self.norm_sum,
+            "norm_max": self.norm_max,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_state_dict(cls, saved: Mapping[str, Any]) -> Period:
+        period = cls()
+        for name in ("steps", "samples", "loss_sum", "norm_sum", "norm_max", "seconds"):
+            setattr(period, name, saved[name])
+        period.parts = {name: (total, count) for name, (total, count) in saved["parts"].items()}
+        return period

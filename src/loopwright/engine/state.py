@@ -1,0 +1,165 @@
+"""`TrainState`: everything of a run that survives a restart, and the package's only update of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from loopwright.engine.history import History
+from loopwright.engine.loss import Loss
+from loopwright.engine.period import Period
+from loopwright.streams import global_state, restore_global_state
+
+_WRAPPERS = ("_orig_mod.", "module.")
+
+
+class TrainState:
+    """Model, optimizers, position and history.
+
+    `step` and `epoch` count finished ones, `batch` the finished batches of the epoch under way; `period` sums the steps
+    since the last history row.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, Iterable[nn.Parameter]],
+        build_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    ) -> None:
+        self.model = model
+        self.groups = {name: list(params) for name, params in groups.items()}
+        self.optimizers = {name: build_optimizer(params) for name, params in self.groups.items() if params}
+        self.lr: float | None = None
+        self.step = 0
+        self.epoch = 0
+        self.batch = 0
+        self.history = History()
+        self.period = Period()
+        # The recipe's flags, set again after a load: torch's load_state_dict overwrites them with the saved ones.
+        self._flags = {
+            name: [
+                {k: group[k] for k in ("fused", "foreach", "capturable") if k in group} for group in opt.param_groups
+            ]
+            for name, opt in self.optimizers.items()
+        }
+
+    def apply(
+        self,
+        loss: Loss,
+        *,
+        clip_norm: float | None = None,
+        measure_norm: bool = False,
+        weights: tuple[int, int] | None = None,
+    ) -> Tensor | None:
+        """Update the group of a loss: backward to that group only, clip, optimizer step. The only update in the package.
+
+        `weights=(part, total)` accumulates: the loss enters by its count, and the update happens with the last part
+        (`part == total` samples seen; until then nothing is changed). Returns the gradient norm before clipping, where
+        it is asked for or clipping needs it.
+        """
+        params = self._params(loss.group)
+        if not params:
+            return None
+        seen, total = weights or (0, 0)
+        if seen <= loss.count:
+            for p in params:
+                p.grad = None
+        # Differentiating with respect to the group alone keeps a critic's gradients out of the generator.
+        (loss.mean * loss.count if weights else loss.mean).backward(inputs=params)
+        if seen < total:
+            return None
+        if weights:
+            torch._foreach_div_([p.grad for p in params if p.grad is not None], float(total))
+        norm: Tensor | None = None
+        if clip_norm is not None:
+            norm = clip_grad_norm_(params, clip_norm)
+        elif measure_norm:
+            norm = get_total_norm([p.grad for p in params if p.grad is not None])
+        self.optimizers[loss.group].step()
+        return norm
+
+    def set_lr(self, lr: float) -> None:
+        """Give every group's optimizer the learning rate of the step to come."""
+        if lr != self.lr:
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+            self.lr = lr
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The model's state dict, prefixes of compile and data-parallel wrappers stripped."""
+        return {_plain_name(name): value for name, value in self.model.state_dict().items()}
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Torch's own state dict for one group, `{group: ...}` for several, `{}` for none."""
+        states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return next(iter(states.values())) if len(self.groups) == 1 and states else states
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything above as plain values and (shared, not copied) tensors."""
+        return {
+            "model_state_dict": self.model_state(),
+            "optimizer_state_dict": self.optimizer_state(),
+            "scheduler_state_dict": {},
+            "scaler_state_dict": {},
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "history": self.history.state_dict(),
+            "period": self.period.state_dict(),
+            **global_state(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go back to a saved state. Learning rate and kernel flags stay the recipe's."""
+        load_weights(self.model, saved["model_state_dict"])
+        states = saved["optimizer_state_dict"]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(states if len(self.groups) == 1 else states[name])
+            for group, flags in zip(optimizer.param_groups, self._flags[name], strict=True):
+                group.update(flags)
+        self.lr = None
+        self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]
+        self.history = History.from_state_dict(saved["history"])
+        self.period = Period.from_state_dict(saved["period"])
+        restore_global_state(dict(saved))
+
+    def _params(self, group: str) -> list[nn.Parameter]:
+        try:
+            return self.groups[group]
+        except KeyError:
+            raise ValueError(f"a loss names the group {group!r}; the task's groups are {sorted(self.groups)}") from None
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load a state dict into a model, whatever wrapper prefix either bears. Raises RuntimeError where shapes differ."""
+    own = {_plain_name(name): name for name in model.state_dict()}
+    model.load_state_dict({own.get(_plain_name(name), name): value for name, value in weights.items()})
+
+
+def snapshot(tree: Any, _seen: dict[Any, Tensor] | None = None) -> Any:
+    """A copy of a tree of plain values and tensors on the CPU; tensors that share memory go on sharing it."""
+    seen = {} if _seen is None else _seen
+    if isinstance(tree, Tensor):
+        key = (tree.untyped_storage().data_ptr(), tree.storage_offset(), tree.shape, tree.stride(), tree.dtype)
+        if tree.numel() == 0 or key not in seen:
+            copy = tree.detach().to("cpu", copy=True)
+            if tree.numel() == 0:
+                return copy
+            seen[key] = copy
+        return seen[key]
+    if isinstance(tree, Mapping):
+        return {name: snapshot(value, seen) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(snapshot(value, seen) for value in tree)
+    return tree
+
+
+def _plain_name(name: str) -> str:
+    for prefix in _WRAPPERS:
+        name = name.removeprefix(prefix)
+    return name

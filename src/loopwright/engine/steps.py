@@ -1,0 +1,195 @@
+"""`steps`: one run advancing one optimizer step at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from loopwright.engine.loss import Loss
+from loopwright.engine.period import Scalar, StepInfo
+from loopwright.engine.state import TrainState
+from loopwright.engine.task import At, Loader, Task
+from loopwright.streams import Streams
+
+LearningRate = Callable[[TrainState], float]
+
+
+class Diverged(Exception):
+    """A loss, gradient or metric stopped being finite; training cannot go on from here."""
+
+
+def steps(
+    task: Task,
+    state: TrainState,
+    loader: Loader,
+    streams: Streams,
+    *,
+    lr: LearningRate,
+    clip_norm: float | None = None,
+    measure_norm: bool = False,
+    accumulate: int = 1,
+) -> Iterator[StepInfo]:
+    """Advance `state` to the end of the epoch it stands in, one step per item, from its batch on.
+
+    Every step runs under randomness addressed by its number, so nothing that happens between two steps can shift it.
+    Raises Diverged before an update with a non-finite loss, and RuntimeError where a task breaks an agreement (leaves
+    grad mode, autocast or a reseeded generator behind a yield; yields nothing; accumulates with several losses).
+    """
+    device = _device(state)
+    on_cpu = device.type == "cpu"
+    generator = torch.default_generator
+    epoch = state.epoch + 1
+    for batch in loader.epoch(state.epoch, state.batch):
+        step = state.step + 1
+        rate = lr(state)
+        state.set_lr(rate)
+        pinned = streams.pin_torch("step", step)
+        if accumulate > 1:
+            updates = _accumulated(
+                task, state, batch, accumulate, streams, step, epoch, device, clip_norm, measure_norm
+            )
+        else:
+            updates = _updates(task, state, batch, At(streams, step, epoch, device), clip_norm, measure_norm)
+        total: Scalar = 0.0
+        count, parts, norm, group = 0, None, None, "main"
+        for number, (loss, value, group_norm) in enumerate(updates):
+            if generator.initial_seed() != pinned:
+                raise RuntimeError(
+                    "task.losses() reseeded torch's global generator; draw from at.generator(purpose) instead, "
+                    "or the noise of every step is the same"
+                )
+            if number == 0:
+                total, count, parts, norm, group = value, loss.count, loss.parts, group_norm, loss.group
+                continue
+            if number == 1:
+                parts = {group: (total * count, count), **parts}
+            total = total + value
+            parts = {**parts, **loss.parts, loss.group: (value * loss.count, loss.count)}
+            norm = _joined(norm, group_norm)
+        if parts is None:
+            raise RuntimeError("task.losses() yielded no loss for a batch; yield one Loss per update")
+        if not on_cpu:
+            parts = {name: (_detached(part), n) for name, (part, n) in parts.items()}
+        else:
+            parts = {name: (float(part), n) for name, (part, n) in parts.items()} if parts else parts
+        state.step = step
+        state.batch += 1
+        yield StepInfo(step, epoch, rate, total, count, parts, norm)
+
+
+def _updates(
+    task: Task, state: TrainState, batch: Any, at: At, clip_norm: float | None, measure_norm: bool
+) -> Iterator[tuple[Loss, Scalar, Tensor | None]]:
+    """Run a task's losses for a batch, updating after each: (loss, its value, gradient norm)."""
+    losses = task.losses(state.model, batch, at)
+    try:
+        for loss in losses:
+            _check_modes()
+            value = _finite_value(loss, at, state.lr)
+            norm = state.apply(loss, clip_norm=clip_norm, measure_norm=measure_norm)
+            yield loss, value, norm
+    finally:
+        losses.close()  # type: ignore[attr-defined]
+
+
+def _accumulated(
+    task: Task,
+    state: TrainState,
+    batch: Any,
+    num_parts: int,
+    streams: Streams,
+    step: int,
+    epoch: int,
+    device: torch.device,
+    clip_norm: float | None,
+    measure_norm: bool,
+) -> Iterator[tuple[Loss, Scalar, Tensor | None]]:
+    """One update from several parts of a batch, each weighted by its count and drawing noise of its own."""
+    pieces = split_batch(batch, num_parts)
+    mean_sum: Scalar = 0.0
+    parts: dict[str, tuple[Tensor, int]] = {}
+    seen, norm, open_losses = 0, None, []
+    counts: list[int] = []
+    try:
+        for micro, piece in enumerate(pieces):
+            at = At(streams, step, epoch, device, micro)
+            losses = task.losses(state.model, piece, at)
+            open_losses.append(losses)
+            loss = next(losses, None)
+            if loss is None:
+                return
+            _check_modes()
+            value = _finite_value(loss, at, state.lr)
+            counts.append(loss.count)
+            seen += loss.count
+            mean_sum = mean_sum + value * loss.count
+            for name, (part, n) in loss.parts.items():
+                held = parts.get(name)
+                parts[name] = (part + held[0], n + held[1]) if held else (part, n)
+            last = micro == len(pieces) - 1
+            norm = state.apply(
+                loss, clip_norm=clip_norm, measure_norm=measure_norm, weights=(seen, seen if last else seen + 1)
+            )
+        # Only the last part's code after the yield runs: it belongs to the update, and there was one.
+        if next(open_losses[-1], None) is not None:
+            raise RuntimeError("train.accumulate > 1 with a task that yields several losses; set train.accumulate=1")
+        yield Loss(loss.mean, seen, parts, loss.group), mean_sum / seen, norm
+    finally:
+        for losses in open_losses:
+            losses.close()  # type: ignore[attr-defined]
+
+
+def split_batch(batch: Any, num_parts: int) -> list[Any]:
+    """Cut a batch (tensors in tuples, lists or dicts, samples first) into at most `num_parts` of equal size."""
+    leaves, spec = tree_flatten(batch)
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        raise RuntimeError(
+            "train.accumulate > 1 needs batches of tensors in tuples, lists or dicts; set train.accumulate=1"
+        )
+    pieces = zip(*(leaf.chunk(num_parts) for leaf in leaves), strict=True)
+    return [tree_unflatten(list(piece), spec) for piece in pieces]
+
+
+def _finite_value(loss: Loss, at: At, lr: float | None) -> Scalar:
+    """The loss as a float on a CPU, checked at once; on an accelerator the tensor, checked when it is read back."""
+    if at.device.type != "cpu":
+        return loss.mean.detach()
+    value = loss.mean.item()
+    if not math.isfinite(value):
+        raise Diverged(diverged_message(value, at.step, at.epoch, loss.group, lr))
+    return value
+
+
+def diverged_message(value: float, step: int, epoch: int, part: str, lr: float | None) -> str:
+    rate = f" at lr {lr:g}" if lr is not None else ""
+    return (
+        f"the loss ({part}) is {value} in step {step} of epoch {epoch}{rate}; "
+        "try a smaller optim.lr or train.clip_norm=1.0, and look for NaN in the data"
+    )
+
+
+def _check_modes() -> None:
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise RuntimeError("task.losses() yielded inside no_grad or inference_mode; close the block before the yield")
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise RuntimeError("task.losses() yielded inside autocast; close the block before the yield")
+
+
+def _device(state: TrainState) -> torch.device:
+    for tensor in (*state.model.parameters(), *state.model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The norm of two groups' gradients taken together."""
+    return b if a is None else a if b is None else torch.hypot(a, b)

@@ -1,0 +1,119 @@
+"""`Task`: data, model, losses and evaluation of one kind of training; and `At`, the address a step runs at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from loopwright.engine.loss import Loss
+from loopwright.streams import Streams
+
+Split = Literal["train", "val", "test"]
+Sums = Mapping[str, tuple[Tensor | float, int]]
+Direction = Literal["min", "max"]
+
+
+class At:
+    """Where in the training a batch stands; the source of all randomness a task may use.
+
+    `step` and `epoch` count from 1: the step and epoch being worked on. `generator(purpose)` stands at the address
+    (seed, purpose, step, micro-batch): the same for the same step whatever ran before it, different for every purpose.
+    """
+
+    __slots__ = ("device", "epoch", "micro", "step", "streams")
+
+    def __init__(self, streams: Streams, step: int, epoch: int, device: torch.device, micro: int = 0) -> None:
+        self.streams, self.step, self.epoch, self.device, self.micro = streams, step, epoch, device, micro
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh torch generator on the run's device, for one purpose of this step."""
+        return self.streams.generator(purpose, self.step, self.micro, device=self.device)
+
+
+class Loader(Protocol):
+    """Batches of one split in addressed order.
+
+    `len(loader)` is the number of batches of an epoch, `num_samples` the number of samples in it. `epoch(index, start)`
+    yields the batches of epoch `index` (from 0) from batch `start` on, without replaying those before it.
+    """
+
+    @property
+    def num_samples(self) -> int: ...
+    def __len__(self) -> int: ...
+    def epoch(self, index: int, start: int = 0) -> Iterator[Any]: ...
+    def head(self, num_samples: int) -> Loader:
+        """The same loader over its first samples only."""
+        ...
+
+
+class Task(ABC):
+    """What is trained and how it is judged. Holds no changing state: whatever training changes belongs to the model.
+
+    `metrics` names what `finish` returns and which way is better; `monitor` is the one that `best` follows unless the
+    recipe says otherwise. There are no lifecycle methods: what happens at a moment of training is a hook.
+    """
+
+    metrics: Mapping[str, Direction]
+    monitor: str = "loss"
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A freshly initialised model. Called under the addressed seed of the initial weights."""
+
+    def groups(self, model: nn.Module) -> Mapping[str, Iterable[nn.Parameter]]:
+        """The parameters of each update. A loss names its group; a model without parameters has an empty one."""
+        return {"main": [p for p in model.parameters() if p.requires_grad]}
+
+    @abstractmethod
+    def loader(self, split: Split) -> Loader | None:
+        """The batches of a split, or None where there is no such split."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
+        """Yield one loss per update. Between two yields the engine has updated the group of the first.
+
+        What follows the last yield runs after the last update (an average of the weights, say).
+        """
+
+    @abstractmethod
+    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
+        """Metrics of one evaluation batch as (sum, count), under inference mode. No `.item()`: sums stay on the device."""
+
+    def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
+        """Measure a whole split, None where there is none. Override only to judge a split at once (by generating, say).
+
+        Sums are kept in float64 on the device and read back once.
+        """
+        loader = self.loader(split)
+        if loader is None:
+            return None
+        totals: dict[str, tuple[Tensor | float, int]] = {}
+        for batch in loader.epoch(0):
+            for name, (total, count) in self.measure(model, batch, at).items():
+                held, seen = totals.get(name, (0.0, 0))
+                totals[name] = (held + (total.double() if isinstance(total, Tensor) else total), seen + count)
+        return self.finish({name: (float(total), count) for name, (total, count) in totals.items()})
+
+    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+        """Metrics of a whole split from the added-up sums: by default each sum over its count (None where the count is 0)."""
+        return {name: total / count if count else None for name, (total, count) in sums.items()}
+
+    def fingerprint(self) -> str:
+        """A hash of the data that enter from outside (files, arrays); "" where the recipe alone determines them."""
+        return ""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the run's record should keep about the data, by file name under `task/`: plain values, written as JSON."""
+        return {}
+
+    def remarks(self, split: Split, metrics: Mapping[str, float | None]) -> list[str]:
+        """Lines for the summary that put a split's metrics into perspective (a chance level, a ceiling)."""
+        return []
+
+    def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
+        """A row per sample for `evaluation/<split>_<checkpoint>_examples.csv`; none by default."""
+        return ()

@@ -1,0 +1,50 @@
+"""Hashes of weights: the content of a tree of tensors and plain values, independent of how a file stores it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bits in sorted order, in hexadecimal."""
+    return content_hash(weights)
+
+
+def content_hash(tree: Any) -> str:
+    """SHA-256 over a tree of mappings, sequences, plain values and tensors, keys in sorted order."""
+    digest = hashlib.sha256()
+    for path, leaf in _leaves(tree, ""):
+        if isinstance(leaf, Tensor):
+            tensor = leaf.detach().cpu().contiguous()
+            digest.update(f"{path}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+        else:
+            digest.update(f"{path}={leaf!r};".encode())
+    return digest.hexdigest()
+
+
+def all_finite(weights: Mapping[str, Tensor]) -> bool:
+    """Whether every floating-point weight is finite, read back once."""
+    floats = [w for w in weights.values() if w.is_floating_point() and w.numel()]
+    if not floats:
+        return True
+    # A sum is finite unless a term is not (or it overflows, which float64 does not here): one pass, no mask.
+    total = torch.stack([w.sum(dtype=torch.float64) for w in floats]).sum()
+    return bool(torch.isfinite(total))
+
+
+def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        for key in sorted(tree, key=lambda k: (type(k).__name__, k)):
+            yield from _leaves(tree[key], f"{path}/{key}")
+    elif isinstance(tree, list | tuple):
+        yield f"{path}#", len(tree)
+        for index, value in enumerate(tree):
+            yield from _leaves(value, f"{path}/{index}")
+    else:
+        yield path, tree

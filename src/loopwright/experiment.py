@@ -1,0 +1,427 @@
+"""Where a task, the engine and a Run meet: from a recipe to an Outcome and its record."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loopwright.config.identity import differing_keys, recipe_id, run_id
+from loopwright.config.schema import Recipe, plain, prefixed
+from loopwright.engine.compute import computing, resolve_device
+from loopwright.engine.fit import Plan, fit
+from loopwright.engine.hooks import Hook
+from loopwright.engine.interrupt import Interrupt
+from loopwright.engine.outcome import Outcome
+from loopwright.engine.rate import learning_rate
+from loopwright.engine.recorder import MemoryRecorder
+from loopwright.engine.state import TrainState
+from loopwright.engine.stop import Gate, Patience, StopRule
+from loopwright.engine.task import Task
+from loopwright.engine.weights import weights_hash
+from loopwright.errors import ConfigError, LoopwrightError, MachineError
+from loopwright.hooks.timing_probe import TimingProbe
+from loopwright.record.checkpoint import check_plain
+from loopwright.record.files import write_atomic, write_json
+from loopwright.record.lock import DirectoryLock
+from loopwright.record.provenance import Provenance, drift, pip_freeze
+from loopwright.record.read import Found, find_runs, read_config, read_json
+from loopwright.record.recorder import RunRecorder
+from loopwright.record.run import Run, writable_root
+from loopwright.streams import Streams, isolated
+from loopwright.tasks.overfit import Overfit
+
+log = logging.getLogger("loopwright")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A recipe made real: its task, a fresh model on the device, and who it is."""
+
+    recipe: Recipe
+    task: Task
+    state: TrainState
+    streams: Streams
+    device: torch.device
+    recipe_id: str
+    initial_sha256: str
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.recipe_id, self.recipe.seed)
+
+
+def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Built:
+    """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError."""
+    streams = Streams(recipe.seed)
+    if task is None:
+        task = recipe.task.build(recipe.model, batch_size=recipe.train.batch_size, streams=streams, device=device)
+    if recipe.train.overfit:
+        task = Overfit(task, recipe.train.overfit)
+    with streams.fork("weights"):
+        model = task.build_model()
+    model.to(device)
+    state = TrainState(model, task.groups(model), recipe.optim.build)
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
+    if extra:
+        check_plain(extra)
+    return Built(
+        recipe,
+        task,
+        state,
+        streams,
+        device,
+        recipe_id(recipe, task.fingerprint()),
+        weights_hash({k: v for k, v in state.model_state().items() if isinstance(v, torch.Tensor)}),
+    )
+
+
+def plan(built: Built) -> Plan:
+    """The recipe's values as the engine wants them."""
+    recipe, task = built.recipe, built.task
+    loader = task.loader("train")
+    per_epoch = len(loader) if loader else 0
+    monitor, mode = recipe.monitor, recipe.mode
+    if monitor.startswith("val_") and recipe.train.epochs and task.loader("val") is None:
+        raise ConfigError(
+            f"`stop.monitor` is {monitor!r} but there is no val split; give one, or use stop.monitor=train_loss"
+        )
+    stop = recipe.stop
+    modes = {prefixed(name): direction for name, direction in task.metrics.items()}
+    gate = None
+    if stop.gate:
+        thresholds = {prefixed(name): value for name, value in stop.gate.items()}
+        gate = Gate(thresholds, {name: modes[name] for name in thresholds}, stop.hold)
+    rules: list[StopRule] = [gate] if gate else []
+    rules.append(Patience(monitor, mode, stop.patience, stop.min_delta, stop.min_delta_mode == "relative"))
+    return Plan(
+        train=recipe.train,
+        lr=learning_rate(
+            recipe.schedule,
+            recipe.optim.lr,
+            total_steps=per_epoch * recipe.train.epochs,
+            steps_per_epoch=per_epoch,
+            monitor=monitor,
+            mode=mode,
+        ),
+        monitor=monitor,
+        mode=mode,
+        stops=tuple(rules),
+        gate=gate,
+        budget=stop.budget,
+        measure_norm=recipe.record.grad_norm,
+        recipe=plain(recipe),
+    )
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    hooks: Iterable[Hook] = (),
+    task: Task | None = None,
+    path: Path | None = None,
+    parent: str | None = None,
+    keep_initial: bool = False,
+) -> Outcome:
+    """Train one recipe with one seed and record it.
+
+    `resume` goes on with the newest run of the same identity below `out` (a finished one's outcome is returned as it
+    is), or starts one; `path` goes on with that run. `task` stands in for the recipe's own (`loopwright.fit`).
+    Raises LoopwrightError; a failure of the user's code is recorded as `failed` and raised again.
+    """
+    if not recipe.record.save:
+        return _run_in_memory(recipe, hooks, task)
+    device = resolve_device(recipe.device)
+    origin = Provenance(code=recipe.record.code)
+    root = writable_root(out)
+    name = recipe.name or "run"
+    with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
+        built = build(recipe, device, task)
+        wanted = plan(built)
+        where, finished = _claim(built, root, name, resume, overrides, path)
+        if finished is not None:
+            return finished
+        assert where is not None
+        try:
+            return _train(built, wanted, where, origin, hooks, interrupt, parent, keep_initial)
+        finally:
+            where.close()
+
+
+def _train(
+    built: Built,
+    wanted: Plan,
+    where: Run,
+    origin: Provenance,
+    hooks: Iterable[Hook],
+    interrupt: Interrupt,
+    parent: str | None,
+    keep_initial: bool,
+) -> Outcome:
+    recipe, state = built.recipe, built.state
+    recorder = RunRecorder(
+        where.path,
+        recipe.record,
+        monitor=wanted.monitor,
+        mode=wanted.mode,
+        seed=recipe.seed,
+        config=wanted.recipe or {},
+        lock=where.lock,
+    )
+    environment = {
+        "seed": recipe.seed,
+        "recipe_id": built.recipe_id,
+        "run_id": built.run_id,
+        "parent": parent,
+        "deterministic": recipe.deterministic,
+        "bits_promised": recipe.deterministic,
+        "device": str(built.device),
+        "data_sha256": built.task.fingerprint(),
+        "initial_weights_sha256": built.initial_sha256,
+        **origin.environment(built.device),
+    }
+    resumed = recorder.open(state)
+    recorded = read_json(where.path / "environment.json") if resumed else None
+    if recorded is None:
+        write_json(where.path / "environment.json", environment)
+        write_atomic(where.path / "pip_freeze.txt", pip_freeze(), durable=False)
+        write_atomic(where.path / "code.diff", origin.code_diff(), durable=False)
+        where.write_facts(built.task.facts())
+    else:
+        for line in drift(recorded, environment):
+            log.warning("%s", line)
+        log.info("going on from step %d (epoch %d)", state.step, state.epoch + bool(state.batch))
+    where.forget_result()
+    versions = {key: environment[key] for key in ("python", "torch", "loopwright")}
+    where.begin_session(host=environment["host"], pid=_pid(), versions=versions, step_from=state.step)
+    if keep_initial and not resumed:
+        recorder.keep_initial(state)
+    end = "failed"
+    try:
+        with _memory_explained(built):
+            outcome = fit(
+                built.task,
+                state,
+                wanted,
+                built.streams,
+                recorder=recorder,
+                hooks=(*_own_hooks(recipe), *hooks),
+                interrupted=interrupt,
+            )
+        if outcome.status != "interrupted":
+            recorder.finish()
+        end = outcome.status
+        outcome = _with_curves(outcome, recipe)
+        recorder.close()
+        where.write_result(result(outcome, built))
+    except BaseException as error:
+        if not isinstance(error, LoopwrightError):
+            _write_failure(where, built, wanted, error)
+        raise
+    finally:
+        recorder.close()
+        where.end_session(end, state.step)
+    if recipe.plots != "none" and outcome.epochs and outcome.status != "interrupted":
+        _draw(where.path)
+    return outcome
+
+
+def result(outcome: Outcome, built: Built) -> dict[str, Any]:
+    """What result.json says."""
+    facts: dict[str, Any] = {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "name": built.recipe.name,
+        "seed": built.recipe.seed,
+        "recipe_id": built.recipe_id,
+        "monitor": outcome.monitor,
+        "mode": outcome.mode,
+        "value": outcome.value,
+        "best": outcome.best,
+        "last": outcome.last,
+        "test": outcome.test,
+        "epochs": outcome.epochs,
+        "steps": outcome.steps,
+        "elapsed_seconds": outcome.seconds,
+        "weights_sha256": outcome.weights_sha256,
+        "remarks": list(outcome.remarks),
+    }
+    if outcome.gate_passed is not None:
+        facts["gate_passed"] = outcome.gate_passed
+        if not outcome.gate_passed:
+            facts["failure_reason"] = outcome.reason
+            for metric in built.recipe.stop.gate or {}:
+                facts[f"final_{metric.removeprefix('val_')}"] = (outcome.last or {}).get(prefixed(metric))
+            facts["thresholds"] = dict(built.recipe.stop.gate or {})
+    facts["curves"] = outcome.curves
+    return facts
+
+
+def outcome_of(path: Path) -> Outcome:
+    """The recorded outcome of a run that has ended. Raises RunError."""
+    facts = read_json(path / "result.json")
+    if facts is None:
+        raise ConfigError(f"{path} has no result yet")
+    facts = _floats(facts)
+    return Outcome(
+        status=facts["status"],
+        reason=facts["reason"],
+        monitor=facts["monitor"],
+        mode=facts["mode"],
+        best=facts.get("best"),
+        last=facts.get("last"),
+        test=facts.get("test"),
+        value=facts.get("value"),
+        epochs=facts["epochs"],
+        steps=facts["steps"],
+        seconds=facts["elapsed_seconds"],
+        weights_sha256=facts["weights_sha256"],
+        gate_passed=facts.get("gate_passed"),
+        curves=facts.get("curves", {}),
+        remarks=tuple(facts.get("remarks", ())),
+        run=str(path),
+    )
+
+
+def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> Outcome:
+    device = resolve_device(recipe.device)
+    with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
+        built = build(recipe, device, task)
+        recorder = MemoryRecorder(recipe.record.steps_every)
+        with _memory_explained(built):
+            outcome = fit(
+                built.task,
+                built.state,
+                plan(built),
+                built.streams,
+                recorder=recorder,
+                hooks=(*_own_hooks(recipe), *hooks),
+                interrupted=interrupt,
+            )
+        return _with_curves(outcome, recipe)
+
+
+def _claim(
+    built: Built, root: Path, name: str, resume: bool, overrides: Sequence[str], path: Path | None
+) -> tuple[Run | None, Outcome | None]:
+    """The run to work on, locked; or the outcome of one that is finished already."""
+    if path is not None:
+        return Run.open(path), None
+    config = plain(built.recipe)
+    if not resume:
+        return Run.create(root, name, built.run_id, config, overrides), None
+    (root / name).mkdir(parents=True, exist_ok=True)
+    # Two starts at one instant: the second waits outside until the first has claimed a directory, then finds it taken.
+    with DirectoryLock(root / name / f".lock-{built.run_id}"):
+        same_name = find_runs(root, name)
+        mine = [found for found in same_name if found.identity == built.run_id]
+        if mine:
+            newest = mine[-1]
+            ended = newest.result
+            if ended is not None and ended.get("status") not in ("interrupted", "failed"):
+                return None, outcome_of(newest.path)
+            return Run.open(newest.path), None
+        if same_name:
+            _say_what_differs(same_name[-1], config, built)
+        return Run.create(root, name, built.run_id, config, overrides), None
+
+
+def _say_what_differs(newest: Found, config: Mapping[str, Any], built: Built) -> None:
+    lines = differing_keys(read_config(newest.path), config)
+    recorded = read_json(newest.path / "environment.json") or {}
+    if recorded.get("data_sha256", "") != built.task.fingerprint():
+        lines.append("the data (their content has another hash)")
+    log.warning(
+        "no run of this recipe to resume, so a new one starts; the newest of the same name, %s, differs in: %s",
+        newest.path.name,
+        "; ".join(lines) or "nothing that is recorded",
+    )
+
+
+def _own_hooks(recipe: Recipe) -> list[Hook]:
+    probe = recipe.hooks.timing_probe
+    return [TimingProbe(minutes=probe.minutes, advice=probe.advice)] if probe is not None else []
+
+
+def _with_curves(outcome: Outcome, recipe: Recipe) -> Outcome:
+    """The training loss per step where every step was recorded, else per epoch."""
+    return outcome if recipe.record.steps_every == 1 else replace(outcome, curves=_per_row(outcome))
+
+
+def _per_row(outcome: Outcome) -> dict[str, list[float | None]]:
+    return {name: values for name, values in outcome.curves.items() if name != "train_loss"}
+
+
+def _write_failure(where: Run, built: Built, wanted: Plan, error: BaseException) -> None:
+    history = built.state.history
+    failed = Outcome(
+        "failed",
+        f"{type(error).__name__}: {error}",
+        wanted.monitor,
+        wanted.mode,
+        last=history.last,
+        epochs=built.state.epoch,
+        steps=built.state.step,
+        seconds=history.elapsed_seconds,
+    )
+    where.write_result(result(failed, built))
+
+
+@contextmanager
+def _memory_explained(built: Built) -> Iterator[None]:
+    """Say what took the room when memory runs out. Nothing that was committed is touched by it."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, torch.OutOfMemoryError)
+            and "allocate memory" not in text
+        ):
+            raise
+        size = sum(p.numel() for p in built.state.model.parameters())
+        batch = built.recipe.train.batch_size
+        raise MachineError(
+            f"out of memory with train.batch_size={batch} and a model of {size:,} parameters on {built.device}; "
+            f"try train.accumulate={2 * built.recipe.train.accumulate} (same result, smaller parts) or a smaller batch"
+        ) from error
+
+
+def _draw(path: Path) -> None:
+    """Draw the figures in a process of their own: the training never imports matplotlib, nor waits for it."""
+    try:
+        subprocess.Popen(
+            [sys.executable, "-m", "loopwright.report.curves", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        log.warning("the figures could not be drawn: %s", error)
+
+
+def _floats(value: Any) -> Any:
+    """Undo what strict JSON does to nan and inf."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: item if key in ("reason", "name") else _floats(item) for key, item in value.items()}
+    return [_floats(item) for item in value] if isinstance(value, list) else value
+
+
+def _pid() -> int:
+    import os
+
+    return os.getpid()

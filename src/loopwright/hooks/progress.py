@@ -1,0 +1,119 @@
+"""What a person watching sees: a bar on a terminal, a line per epoch anywhere else."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from loopwright.engine.hooks import Hook, Info
+
+# Drawn at most this often, in seconds: ten times a second is as much as an eye follows.
+_REDRAW_SECONDS = 0.1
+
+
+class ProgressBar(Hook):
+    """A tqdm bar over all optimizer steps: epoch, loss, the monitored metric, samples per second and the time left.
+
+    `clock` gives seconds. A step on which nothing is drawn costs 0.1 us.
+    """
+
+    optional = True
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._bar: Any = None
+        self._due = 0.0
+        self._watched = ""
+        self._epoch_began = (0.0, 0)
+
+    def on_start(self, info: Info) -> None:
+        tqdm: Any = importlib.import_module("tqdm").tqdm  # 30 ms, not to be paid by runs without a bar
+        without_thread = type("Bar", (tqdm,), {"monitor_interval": 0})  # every redraw is ours: nobody need watch
+        self._bar = without_thread(
+            total=info.total_steps,
+            initial=info.step,
+            file=self._stream or sys.stderr,
+            unit="step",
+            mininterval=0,
+            miniters=1,
+            dynamic_ncols=True,
+            bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            desc=self._position(info),
+        )
+        self._epoch_began = (self._clock(), info.samples)
+        self._due = self._clock() + _REDRAW_SECONDS
+
+    def on_epoch_start(self, info: Info) -> None:
+        self._epoch_began = (self._clock(), info.samples)
+
+    def on_step_end(self, info: Info) -> None:
+        now = self._clock()
+        if now >= self._due:
+            self._draw(info, now)
+
+    def on_validation_end(self, info: Info) -> None:
+        name, value = monitored(info)
+        if value is not None:
+            self._watched = f"{name} {value:.4g}"
+
+    def on_train_end(self, info: Info) -> None:
+        self._close(info)
+
+    def on_exception(self, info: Info) -> None:
+        self._close(info)
+
+    def _draw(self, info: Info, now: float) -> None:
+        if self._bar is None:
+            return
+        self._due = now + _REDRAW_SECONDS
+        began, samples_before = self._epoch_began
+        facts = [] if info.loss is None else [f"loss {info.loss:.4g}"]
+        if self._watched:
+            facts.append(self._watched)
+        if now > began and info.samples > samples_before:
+            facts.append(f"{(info.samples - samples_before) / (now - began):,.0f} samples/s")
+        self._bar.set_description_str(self._position(info), refresh=False)
+        self._bar.set_postfix_str("  ".join(facts), refresh=False)
+        self._bar.update(info.step - self._bar.n)
+
+    def _close(self, info: Info) -> None:
+        self._draw(info, self._clock())
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    @staticmethod
+    def _position(info: Info) -> str:
+        return f"epoch {info.epoch}/{info.epochs}"
+
+
+class Lines(Hook):
+    """A line per epoch through the logger `loopwright`.
+
+    `epoch 3/50  loss 0.123  val_loss 0.14  val_recall_at_20 0.5131  1,234 samples/s`
+    """
+
+    def __init__(self, log: logging.Logger | None = None) -> None:
+        self._log = log or logging.getLogger("loopwright")
+
+    def on_epoch_end(self, info: Info) -> None:
+        row = info.row or {}
+        shown = {"loss": row.get("train_loss"), "val_loss": row.get("val_loss"), **dict([monitored(info)])}
+        facts = [f"epoch {info.epoch}/{info.epochs}"]
+        facts += [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
+        speed = row.get("samples_per_second")
+        if speed is not None:
+            facts.append(f"{speed:,.0f} samples/s")
+        self._log.info("%s", "  ".join(facts))
+
+
+def monitored(info: Info) -> tuple[str, float | None]:
+    """The monitored metric's name as in metrics.csv (without a prefix `val_` is meant) and its value in the row."""
+    row = info.row or {}
+    name = info.monitor if info.monitor in row else f"val_{info.monitor.removeprefix('val_')}"
+    return name, row.get(name)

@@ -1,0 +1,34 @@
+"""What a model configuration promises: it builds an nn.Module from the sizes its task knows.
+
+Modules have `forward(x, noise=None)`. Inside a training step `noise("dropout/0")` returns the generator that stands at
+that purpose's address of the step; outside training `noise` is None. A module holds no loss and no optimizer.
+Shape letters: B batch, W window (time steps), F features, O outputs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from loopwright.config.node import Node
+
+Noise = Callable[[str], torch.Generator] | None
+
+
+class VectorModel(Node):
+    """A model of flat inputs: its module maps x (B, F) to (B, O)."""
+
+    @abstractmethod
+    def build(self, num_inputs: int, num_outputs: int) -> nn.Module:
+        """A freshly initialised module, drawn from torch's global generator: (B, F) -> (B, O)."""
+
+
+class SequenceModel(Node):
+    """A model of windows: its module maps x (B, W, F) to the scores (B, F) of the next event."""
+
+    @abstractmethod
+    def build(self, num_features: int, window: int) -> nn.Module:
+        """A freshly initialised module, drawn from torch's global generator: (B, window, F) -> (B, F)."""

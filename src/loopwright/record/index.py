@@ -1,0 +1,221 @@
+"""The index of a run's checkpoints. Renaming it into place is the commit; everything else in the folder follows it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loopwright.errors import RunError
+from loopwright.record.checkpoint import decode, encode
+from loopwright.record.files import sha256, write_atomic, write_json
+
+log = logging.getLogger("loopwright")
+
+NAME = re.compile(r"step_\d{9,}\.pt")
+TAGS = ("initial", "best", "gate")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One committed checkpoint file. `rolling` ones were written for a moment (a time, a signal), not for a cadence."""
+
+    file: str
+    step: int
+    epoch: int
+    size: int
+    sha256: str
+    content_sha256: str
+    rolling: bool
+    epoch_end: bool = False
+
+
+@dataclass(slots=True)
+class Index:
+    """What is committed: the entries by step, which of them is last, best, gate, and the hash of model.pt."""
+
+    folder: Path
+    entries: list[Entry] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    model_sha256: str | None = None
+
+    @property
+    def last(self) -> Entry | None:
+        return max(self.entries, key=lambda entry: entry.step, default=None)
+
+    def tagged(self, tag: str) -> Entry | None:
+        if tag == "last":
+            return self.last
+        return next((entry for entry in self.entries if entry.file == self.tags.get(tag)), None)
+
+    @classmethod
+    def read(cls, folder: Path) -> Index:
+        """The committed index; an empty one where there is none.
+
+        A damaged index is rebuilt from the checkpoint files themselves: nothing committed is lost with it.
+        """
+        path = folder / "index.json"
+        if not path.exists():
+            return cls.rebuilt(folder, "is missing") if any(folder.glob("step_*.pt")) else cls(folder)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            entries = [Entry(**item) for item in raw["files"]]
+            tags = {str(tag): str(file) for tag, file in raw["tags"].items() if tag in TAGS}
+            names = {entry.file for entry in entries}
+            if any(not NAME.fullmatch(name) for name in names) or not set(tags.values()) <= names:
+                raise ValueError("it names files that a run does not have")
+            return cls(folder, entries, tags, raw.get("model_sha256"))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            return cls.rebuilt(folder, f"is damaged ({error})")
+
+    @classmethod
+    def rebuilt(cls, folder: Path, why: str) -> Index:
+        """An index of the checkpoint files that can be read, for when index.json is gone or damaged."""
+        log.warning("%s %s; rebuilding it from the checkpoint files", folder / "index.json", why)
+        index = cls(folder)
+        for path in sorted(folder.glob("step_*.pt")):
+            if not NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+                continue
+            try:
+                tree = decode(path)
+                from loopwright.record.checkpoint import content
+
+                position = (int(tree["step"]), int(tree["epoch"]), int(tree["batch"]))
+                digest = content(tree)
+            except (RunError, KeyError, TypeError, ValueError) as error:
+                log.warning("%s is left out: %s", path, error)
+                continue
+            index.entries.append(
+                Entry(
+                    path.name,
+                    position[0],
+                    position[1],
+                    path.stat().st_size,
+                    sha256(path),
+                    digest,
+                    False,
+                    position[2] == 0,
+                )
+            )
+        index.entries.sort(key=lambda entry: entry.step)
+        return index
+
+    def write(self) -> None:
+        """Commit."""
+        write_json(
+            self.folder / "index.json",
+            {
+                "format_version": 1,
+                "last": self.last.file if self.last else None,
+                "tags": {tag: self.tags[tag] for tag in TAGS if tag in self.tags},
+                "model_sha256": self.model_sha256,
+                "files": [asdict(entry) for entry in self.entries],
+            },
+        )
+
+    def load(self, entry: Entry) -> dict[str, Any]:
+        """Read a committed checkpoint after checking its hash. Raises RunError naming what is wrong with it."""
+        path = self.folder / entry.file
+        if path.is_symlink() or not path.is_file():
+            raise RunError(f"checkpoint {path} is missing or not a plain file")
+        data = path.read_bytes()
+        import hashlib
+
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise RunError(f"checkpoint {path} is damaged: its bytes do not have the hash in index.json")
+        return decode(data)
+
+    def newest_valid(self) -> tuple[Entry, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and its content; damaged ones are named. None where there is none at all.
+
+        Raises RunError where every committed checkpoint is damaged: starting again silently would hide the loss.
+        """
+        for entry in sorted(self.entries, key=lambda entry: -entry.step):
+            try:
+                return entry, self.load(entry)
+            except RunError as error:
+                log.warning("%s; trying the one before it", error)
+        if self.entries:
+            raise RunError(f"no checkpoint in {self.folder} can be read; start anew with --new")
+        return None
+
+    def rewind(self, entry: Entry) -> None:
+        """Forget everything after a checkpoint: a run that goes on from it writes those steps again."""
+        self.entries = [held for held in self.entries if held.step <= entry.step]
+        names = {held.file for held in self.entries}
+        self.tags = {tag: file for tag, file in self.tags.items() if file in names}
+
+    def prune(self, keep_last: int, max_bytes: float | None, *, finished: bool) -> list[Entry]:
+        """Drop what retention does not keep and return it: tagged ones and the newest stay, then the last `keep_last`.
+
+        Rolling checkpoints stay only while they are the newest, so that what remains of a finished run does not depend
+        on when its process was interrupted.
+        """
+        newest = self.last
+        cadence = [e for e in self.entries if not e.rolling or (finished and e is newest)]
+        kept = {e.file for e in cadence[-keep_last:]} | set(self.tags.values())
+        if newest is not None:
+            kept.add(newest.file)
+        if max_bytes is not None:
+            pinned = {newest.file if newest else "", *self.tags.values()}
+            room = max_bytes - sum(e.size for e in self.entries if e.file in pinned)
+            for entry in sorted(self.entries, key=lambda e: -e.step):
+                if entry.file in kept and entry.file not in pinned:
+                    room -= entry.size
+                    if room < 0:
+                        kept.discard(entry.file)
+        dropped = [e for e in self.entries if e.file not in kept]
+        self.entries = [e for e in self.entries if e.file in kept]
+        return dropped
+
+    def delete(self, entries: list[Entry]) -> None:
+        """Delete files that a committed index no longer names; only ever this run's own plain files."""
+        for entry in entries:
+            path = self.folder / entry.file
+            if NAME.fullmatch(entry.file) and not path.is_symlink():
+                with suppress(FileNotFoundError):
+                    path.unlink()
+
+    def sweep(self) -> None:
+        """Delete leftovers of a killed process: temporary files, and checkpoints that were never committed."""
+        names = {entry.file for entry in self.entries}
+        for path in self.folder.iterdir():
+            stray = NAME.fullmatch(path.name) and path.name not in names and not path.is_symlink()
+            if stray or (path.name.startswith(".") and path.name.endswith(".tmp")):
+                with suppress(OSError):
+                    path.unlink()
+
+    def link(self) -> None:
+        """Remake the links that are there for people: last.pt, best.pt, gate.pt, epoch_0007.pt."""
+        wanted = {f"{tag}.pt": entry.file for tag in ("last", "best", "gate") if (entry := self.tagged(tag))}
+        wanted |= {f"epoch_{e.epoch:04d}.pt": e.file for e in self.entries if e.epoch_end and not e.rolling}
+        for path in self.folder.glob("*.pt"):
+            if not NAME.fullmatch(path.name) and path.name not in wanted and path.is_symlink():
+                path.unlink()
+        for name, target in wanted.items():
+            link = self.folder / name
+            if link.is_symlink() and os.readlink(link) == target:
+                continue
+            temporary = self.folder / f".{name}.tmp"
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            try:
+                temporary.symlink_to(target)
+            except OSError:  # a file system without links gets copies
+                shutil.copyfile(self.folder / target, temporary)
+            temporary.replace(link)
+
+    def restore_model(self, path: Path) -> None:
+        """Write model.pt again from the best checkpoint where it is not the one the index knows."""
+        best = self.tagged("best")
+        if best is None or self.model_sha256 is None or (path.is_file() and sha256(path) == self.model_sha256):
+            return
+        with suppress(RunError):
+            data = encode(self.load(best)["model_state_dict"])
+            write_atomic(path, data)

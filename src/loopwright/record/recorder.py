@@ -1,0 +1,274 @@
+"""`RunRecorder`: the engine's recorder on a run directory. Tables, events, and checkpoints written in the background."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import math
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from loopwright import clock
+from loopwright.engine.history import Row
+from loopwright.engine.state import TrainState, snapshot
+from loopwright.errors import LockError, MachineError, RunError
+from loopwright.record.checkpoint import FORMAT_VERSION, content, encode
+from loopwright.record.files import AppendFile, dumps, sync_directory, write_atomic, write_durable
+from loopwright.record.index import Entry, Index
+from loopwright.record.lock import DirectoryLock
+from loopwright.record.settings import RecordSettings
+from loopwright.record.tables import Table
+
+log = logging.getLogger("loopwright")
+
+
+class RunRecorder:
+    """Writes one run's record.
+
+    A checkpoint is copied at the step and written by a thread, one at a time; an error of the writer surfaces at the
+    next step. Rows up to a checkpoint's step are on the disk before the index names it. The best state is kept in
+    memory and committed no later than the next checkpoint.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: RecordSettings,
+        *,
+        monitor: str,
+        mode: Literal["min", "max"],
+        seed: int,
+        config: Mapping[str, Any],
+        lock: DirectoryLock,
+    ) -> None:
+        self.run: str | None = str(path)
+        self._path, self._settings, self._lock = path, settings, lock
+        self._monitor, self._mode, self._seed, self._config = monitor, mode, seed, config
+        self._folder = path / "checkpoints"
+        self._folder.mkdir(exist_ok=True)
+        self.index = Index.read(self._folder)
+        self._held: dict[str, dict[str, Any]] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._written_at = clock.monotonic()
+        every = settings.checkpoint_every
+        self._every_steps = int(every.amount) if every.unit == "steps" else 0
+        self._every_epochs = int(every.amount) if every.unit == "epochs" else 0
+        self._every_seconds = every.amount if every.unit == "seconds" else math.inf
+        self._step_losses: list[float | None] = []
+        self._metrics: Table
+        self._steps: Table
+        self._events: AppendFile
+
+    def open(self, state: TrainState) -> bool:
+        """Go back to the newest whole checkpoint, cut the logs to it, and say whether there was one."""
+        found = self.index.newest_valid()
+        self._folder.mkdir(exist_ok=True)
+        lengths: Mapping[str, int] = {}
+        if found is not None:
+            entry, saved = found
+            state.load_state_dict(saved)
+            self.index.rewind(entry)
+            lengths = saved["log_lengths"]
+            self._retag(state)
+            self.index.write()
+        self.index.sweep()
+        self.index.link()
+        self.index.restore_model(self._path / "model.pt")
+        self._metrics = Table(self._path / "metrics.csv", lengths.get("metrics", 0))
+        self._steps = Table(self._path / "steps.csv", lengths.get("steps", 0))
+        self._events = AppendFile(self._path / "events.jsonl", lengths.get("events", 0))
+        if found is not None:
+            self._step_losses = _losses_of(self._path / "steps.csv")
+        return found is not None
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self._events.append(dumps({"event": kind, "written_at": clock.stamp(), **facts}) + "\n")
+
+    def step_rows(self, rows: Iterable[Mapping[str, float | None]]) -> None:
+        every = self._settings.steps_every
+        for row in rows:
+            step = row["step"]
+            if every and step is not None and int(step) % every == 0:
+                self._steps.append(row)
+                self._step_losses.append(row["loss"])
+
+    def epoch_row(self, row: Row) -> None:
+        self._metrics.append(row)
+        self._metrics.flush()
+        self._steps.flush()
+        self._events.flush()
+
+    def step_curve(self) -> list[float | None]:
+        return self._step_losses
+
+    def due(self, state: TrainState) -> bool:
+        if self._error is not None:
+            self._raise_writers_error()
+        if self._every_steps:
+            return state.step % self._every_steps == 0
+        if self._every_epochs:
+            return state.batch == 0 and state.epoch % self._every_epochs == 0
+        waited = clock.monotonic() - self._written_at >= self._every_seconds
+        return waited and (self._thread is None or not self._thread.is_alive())
+
+    def checkpoint(self, state: TrainState, tags: frozenset[str], *, now: bool) -> None:
+        due = self.due(state)
+        at_cadence = due and not math.isfinite(self._every_seconds)
+        if not (tags or now or due):
+            return
+        saved = self._snapshot(state)
+        for tag in tags:
+            self._held[tag] = saved
+        if now or due or "gate" in tags:
+            self._start(saved, rolling=not at_cadence)
+        if now:
+            self.wait()
+
+    def finish(self) -> None:
+        """After the last checkpoint: wait for the disk, and keep what retention says of a finished run."""
+        self.wait()
+        if self.index.last is not None:
+            dropped = self.index.prune(self._settings.keep_last, self._max_bytes, finished=True)
+            self._commit(dropped, None)
+
+    def keep_initial(self, state: TrainState) -> None:
+        """Commit the weights of step 0 for good: they came from outside the recipe, and a replay starts from them."""
+        self._held["initial"] = self._snapshot(state)
+        self._start(self._held["initial"], rolling=True)
+        self.wait()
+
+    def weights(self, tag: str) -> Mapping[str, torch.Tensor] | None:
+        if tag in self._held:
+            return self._held[tag]["model_state_dict"]  # type: ignore[no-any-return]
+        self.wait()
+        entry = self.index.tagged(tag)
+        if entry is None:
+            return None
+        try:
+            return self.index.load(entry)["model_state_dict"]  # type: ignore[no-any-return]
+        except RunError as error:
+            log.warning("%s", error)
+            return None
+
+    def wait(self) -> None:
+        """Until the writer is done. Raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._raise_writers_error()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        for file in (self._metrics, self._steps, self._events):
+            file.close()
+
+    def _retag(self, state: TrainState) -> None:
+        """Let `best` be the checkpoint the history says it is; after a fall-back to an older one they can differ."""
+        best = state.history.best_index(self._monitor, self._mode)
+        step = None if best is None else state.history.rows[best]["step"]
+        entry = next((entry for entry in self.index.entries if entry.step == step), None)
+        self.index.tags.pop("best", None)
+        if entry is not None:
+            self.index.tags["best"] = entry.file
+        elif step is not None:
+            log.warning(
+                "the checkpoint of the best epoch (step %s) is gone; best follows what comes from here on", step
+            )
+
+    @property
+    def _max_bytes(self) -> float | None:
+        return None if self._settings.max_gb is None else self._settings.max_gb * 1e9
+
+    def _snapshot(self, state: TrainState) -> dict[str, Any]:
+        """A copy of everything a checkpoint holds, with the lengths of the logs as they are now."""
+        row = state.history.last or {}
+        best = state.history.best_index(self._monitor, self._mode)
+        tree = {
+            "format_version": FORMAT_VERSION,
+            **state.state_dict(),
+            "metrics": dict(row),
+            f"best_{self._monitor}": None if best is None else state.history.rows[best][self._monitor],
+            "seed": self._seed,
+            "config": dict(self._config),
+            "log_lengths": {
+                "metrics": self._metrics.length,
+                "steps": self._steps.length,
+                "events": self._events.length,
+            },
+        }
+        for file in (self._metrics, self._steps, self._events):
+            file.flush()
+        return snapshot(tree)  # type: ignore[no-any-return]
+
+    def _start(self, saved: dict[str, Any], *, rolling: bool) -> None:
+        """Hand a snapshot, and the tagged ones held back until now, to the writer."""
+        self.wait()
+        held, self._held = self._held, {}
+        self._written_at = clock.monotonic()
+        self._thread = threading.Thread(target=self._guarded, args=(saved, held, rolling), name="loopwright-writer")
+        self._thread.start()
+
+    def _guarded(self, saved: dict[str, Any], held: dict[str, dict[str, Any]], rolling: bool) -> None:
+        try:
+            self._write(saved, held, rolling)
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, saved: dict[str, Any], held: dict[str, dict[str, Any]], rolling: bool) -> None:
+        for tag, tree in sorted(held.items(), key=lambda item: item[1]["step"]):
+            self.index.tags[tag] = self._add(tree, rolling=rolling if tree is saved else True)
+        self._add(saved, rolling=rolling)
+        sync_directory(self._folder)
+        for file in (self._metrics, self._steps, self._events):
+            file.sync()
+        model = encode(held["best"]["model_state_dict"]) if "best" in held else None
+        if model is not None:
+            self.index.model_sha256 = hashlib.sha256(model).hexdigest()
+        dropped = self.index.prune(self._settings.keep_last, self._max_bytes, finished=False)
+        self._commit(dropped, model)
+
+    def _add(self, tree: dict[str, Any], *, rolling: bool) -> str:
+        """Write one checkpoint file unless this step has one already; returns its name."""
+        name = f"step_{tree['step']:09d}.pt"
+        for position, entry in enumerate(self.index.entries):
+            if entry.file == name:
+                if entry.rolling and not rolling:
+                    self.index.entries[position] = replace(entry, rolling=False)
+                return name
+        data = encode(tree)
+        write_durable(self._folder / name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        at_end = tree["batch"] == 0 and tree["epoch"] > 0
+        entry = Entry(name, tree["step"], tree["epoch"], len(data), digest, content(tree), rolling, at_end)
+        self.index.entries = sorted([*self.index.entries, entry], key=lambda e: e.step)
+        return name
+
+    def _commit(self, dropped: list[Entry], model: bytes | None) -> None:
+        self._lock.check()
+        self.index.write()
+        self.index.delete(dropped)
+        if model is not None:
+            write_atomic(self._path / "model.pt", model)
+        self.index.link()
+
+    def _raise_writers_error(self) -> None:
+        error, self._error = self._error, None
+        if error is None:
+            return
+        if isinstance(error, LockError | MachineError):
+            raise error
+        raise MachineError(f"a checkpoint could not be written: {type(error).__name__}: {error}") from error
+
+
+def _losses_of(path: Path) -> list[float | None]:
+    """The loss column of a steps.csv that has just been cut to whole rows."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]

@@ -1,0 +1,49 @@
+"""A dry run: everything is built, one batch is trained on and one evaluated, nothing is written."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from torch import Tensor
+
+from loopwright.config.schema import Recipe
+from loopwright.engine.compute import computing, resolve_device
+from loopwright.engine.steps import steps
+from loopwright.engine.task import At
+from loopwright.experiment import build, plan
+from loopwright.streams import isolated
+
+
+def rehearse(recipe: Recipe) -> list[str]:
+    """Lines that say what was built and measured. Raises whatever the training would raise."""
+    device = resolve_device(recipe.device)
+    with isolated(), computing(device, recipe.threads, recipe.deterministic):
+        built = build(recipe, device)
+        wanted = plan(built)
+        task, state = built.task, built.state
+        loader = task.loader("train")
+        lines = [
+            f"recipe {built.recipe_id}, seed {recipe.seed}, on {device} with {recipe.threads} thread(s)",
+            f"model: {sum(p.numel() for p in state.model.parameters()):,} parameters",
+        ]
+        for split in ("train", "val", "test"):
+            held = task.loader(split)
+            if held is not None:
+                lines.append(f"{split}: {held.num_samples:,} samples, {len(held):,} batches")
+        if loader is not None and recipe.train.epochs:
+            train = recipe.train
+            one = steps(
+                task, state, loader, built.streams, lr=wanted.lr, clip_norm=train.clip_norm, accumulate=train.accumulate
+            )
+            for info in islice(one, 1):
+                lines.append(f"one training step: loss {float(info.loss):.6g}")
+        val = task.loader("val")
+        if val is not None:
+            state.model.eval()
+            at = At(built.streams, 1, 1, device)
+            batch = next(iter(val.epoch(0)))
+            measured = task.measure(state.model, batch, at)
+            sums = {k: (float(v) if isinstance(v, Tensor) else v, n) for k, (v, n) in measured.items()}
+            shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
+            lines.append(f"one evaluation batch: {shown}")
+    return [*lines, "nothing was written"]

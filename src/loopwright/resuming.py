@@ -1,0 +1,89 @@
+"""Going on with a recorded run: to the same bits, or as a child with some keys changed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from loopwright.config.compose import compose
+from loopwright.config.identity import trajectory
+from loopwright.config.schema import Recipe, plain
+from loopwright.engine.compute import resolve_device
+from loopwright.engine.hooks import Hook
+from loopwright.engine.outcome import Outcome
+from loopwright.errors import RunError
+from loopwright.experiment import build, outcome_of, run
+from loopwright.record.index import Index
+from loopwright.record.read import read_config, read_json
+from loopwright.record.run import Run
+
+log = logging.getLogger("loopwright")
+
+
+def resume_run(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    allow_import: Iterable[str] = (),
+    config_dir: Path | None = None,
+    hooks: Iterable[Hook] = (),
+) -> Outcome:
+    """Go on with a run where it stands; a finished one's outcome is returned as it is.
+
+    With overrides that shape the trajectory a child run goes on from the newest checkpoint, `parent` in its record.
+    Raises RunError.
+    """
+    recorded = compose(base=read_config(path), allow_import=allow_import, config_dir=config_dir).recipe
+    recipe = (
+        compose(overrides, base=read_config(path), allow_import=allow_import, config_dir=config_dir).recipe
+        if overrides
+        else recorded
+    )
+    if recipe != recorded:
+        return run(recipe, path=_child(path, recorded, recipe, overrides), parent=str(path.resolve()), hooks=hooks)
+    result = read_json(path / "result.json")
+    if result is not None and result.get("status") not in ("interrupted", "failed"):
+        log.info(
+            "%s is finished (%s); give overrides, for example train.epochs, to go on from it",
+            path,
+            result.get("status"),
+        )
+        return outcome_of(path)
+    return run(recipe, path=path, hooks=hooks)
+
+
+def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str]) -> Path:
+    """A new run directory that starts from the parent's newest checkpoint and its logs."""
+    index = Index.read(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    found = index.newest_valid() if index is not None else None
+    if index is None or found is None:
+        raise RunError(f"{path} has no checkpoint to go on from")
+    entry, _ = found
+    if recipe.schedule.depends_on_total and recipe.train.epochs != recorded.train.epochs:
+        log.warning(
+            "`schedule` is %s, which depends on the total: with train.epochs=%d its rates differ from those of the parent's %d",
+            recipe.schedule.name,
+            recipe.train.epochs,
+            recorded.train.epochs,
+        )
+    kept = {name: value for name, value in trajectory(recipe).items() if trajectory(recorded).get(name) != value}
+    log.info("a child of %s goes on from step %d with other %s", path, entry.step, ", ".join(kept) or "settings")
+    identity = build(recipe, resolve_device(recipe.device)).run_id
+    child = Run.create(path.parent.parent, path.parent.name, identity, plain(recipe), overrides)
+    try:
+        folder = child.path / "checkpoints"
+        folder.mkdir()
+        index.rewind(entry)
+        wanted = {entry.file, *index.tags.values()}
+        for file in wanted:
+            shutil.copyfile(path / "checkpoints" / file, folder / file)
+        tags = {tag: file for tag, file in index.tags.items() if tag != "gate"}
+        Index(folder, [e for e in index.entries if e.file in wanted], tags, index.model_sha256).write()
+        for name in ("metrics.csv", "steps.csv", "events.jsonl", "model.pt"):
+            if (path / name).is_file():
+                shutil.copyfile(path / name, child.path / name)
+    finally:
+        child.close()
+    return child.path

@@ -1,0 +1,52 @@
+"""One recipe, several seeds: a run directory each, and the mean of their final values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loopwright.config.schema import Recipe
+from loopwright.engine.hooks import Hook
+from loopwright.engine.outcome import Outcome
+from loopwright.experiment import run
+
+
+@dataclass(frozen=True, slots=True)
+class SeedsOutcome:
+    """How the seeds of a recipe ended. `value` is the mean of their final values; inf once one has diverged."""
+
+    runs: tuple[Outcome, ...]
+    value: float | None
+
+    @property
+    def status(self) -> str:
+        """The status of the worst seed."""
+        return max(self.runs, key=lambda outcome: outcome.exit_code).status
+
+    @property
+    def exit_code(self) -> int:
+        return max(outcome.exit_code for outcome in self.runs)
+
+
+def run_seeds(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    hooks: Iterable[Hook] = (),
+) -> Outcome | SeedsOutcome:
+    """Train a recipe once per seed, one after the other. After a diverged or interrupted seed the rest are not run."""
+    if recipe.seeds is None:
+        return run(recipe, out=out, resume=resume, overrides=overrides, hooks=hooks)
+    outcomes: list[Outcome] = []
+    for seed in recipe.seeds:
+        one = recipe.model_copy(update={"seed": seed, "seeds": None})
+        outcomes.append(run(one, out=out, resume=resume, overrides=overrides, hooks=hooks))
+        if outcomes[-1].status in ("diverged", "interrupted"):
+            break
+    values = [outcome.value for outcome in outcomes if outcome.value is not None]
+    value = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else (values or [None])[-1]
+    return SeedsOutcome(tuple(outcomes), value)

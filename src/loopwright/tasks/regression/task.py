@@ -1,0 +1,161 @@
+"""The regression task: any vector model on a table, with a loss by name. The generic supervised case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loopwright.config.node import Node, setting
+from loopwright.config.registry import Choice, register
+from loopwright.data.tensors import TensorLoader
+from loopwright.engine.loss import Loss
+from loopwright.engine.task import At, Direction, Split, Sums, Task
+from loopwright.errors import DataError
+from loopwright.models.base import VectorModel
+from loopwright.streams import Streams
+from loopwright.tasks.base import TaskConfig
+from loopwright.tasks.regression.data import TableData, split_rows
+
+LossName = Literal["mse", "l1", "huber", "bce_with_logits", "cross_entropy"]
+_LOSSES = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "huber": F.huber_loss,
+    "bce_with_logits": F.binary_cross_entropy_with_logits,
+    "cross_entropy": F.cross_entropy,
+}
+_EVALUATION_BATCH = 4096
+_REAL: Mapping[str, Direction] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
+_CLASSES: Mapping[str, Direction] = {"loss": "min", "accuracy": "max"}
+
+
+@register("task", "regression")
+class RegressionConfig(TaskConfig):
+    """A table to one or more targets; with bce_with_logits or cross_entropy, to classes."""
+
+    models: ClassVar[type[Node] | None] = VectorModel
+    default_model: ClassVar[str | None] = "mlp"
+
+    name: Literal["regression"] = "regression"
+    data: Choice("task/data", TableData) = setting("diabetes", "where the rows come from")  # type: ignore[valid-type]
+    loss: LossName = setting("mse", "what is minimised, averaged by sample")
+    shuffle: bool = setting(True, "train in a new addressed order every epoch")
+
+    def metrics(self) -> Mapping[str, Direction]:
+        """Loss, mean absolute error, root mean square error and R^2; accuracy where the targets are classes."""
+        return _CLASSES if self.loss in ("bce_with_logits", "cross_entropy") else _REAL
+
+    def build(self, model: Node | None, *, batch_size: int, streams: Streams, device: torch.device) -> RegressionTask:
+        """Load the table onto the device. Raises DataError."""
+        assert isinstance(model, VectorModel)
+        return RegressionTask(self, model, batch_size, streams.root, device)
+
+
+class RegressionTask(Task):
+    """Rows of a table on the device; shape letters: B samples, F features, O outputs."""
+
+    def __init__(
+        self, config: RegressionConfig, model: VectorModel, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        self.config, self.model_config, self.batch_size, self.seed = config, model, batch_size, seed
+        self.metrics = config.metrics()
+        table = config.data.load()
+        rows = split_rows(len(table.x), config.data.split, config.data.seed)
+        x, y = table.x, table.y
+        self.scale: dict[str, Any] = {}
+        if config.data.standardize:
+            x, self.scale["x"] = _standardized(x, rows["train"])
+            if config.loss not in ("bce_with_logits", "cross_entropy"):
+                y, self.scale["y"] = _standardized(y, rows["train"])
+        self.num_outputs = y.shape[1]
+        dtype = torch.float32
+        if config.loss == "bce_with_logits" and not np.isin(y, (0, 1)).all():
+            raise DataError(
+                "task.loss=bce_with_logits needs targets of 0 and 1; use task.loss=mse or recode the target"
+            )
+        if config.loss == "cross_entropy":
+            if y.shape[1] != 1 or not np.equal(y, y.astype(np.int64)).all() or y.min() < 0:
+                raise DataError("task.loss=cross_entropy needs one target column of class numbers 0, 1, 2, ...")
+            self.num_outputs, y, dtype = int(y.max()) + 1, y[:, 0], torch.int64
+        self.num_inputs = x.shape[1]
+        self.splits = {
+            name: (
+                torch.as_tensor(x[chosen], dtype=torch.float32, device=device),
+                torch.as_tensor(y[chosen], dtype=dtype, device=device),
+            )
+            for name, chosen in rows.items()
+        }
+        self._fingerprint = table.fingerprint
+        self.criterion = _LOSSES[config.loss]
+
+    def build_model(self) -> nn.Module:
+        return self.model_config.build(self.num_inputs, self.num_outputs)
+
+    def loader(self, split: Split) -> TensorLoader | None:
+        if split not in self.splits:
+            return None
+        if split == "train":
+            return TensorLoader(
+                self.splits[split], self.batch_size, Streams(self.seed) if self.config.shuffle else None
+            )
+        return TensorLoader(self.splits[split], _EVALUATION_BATCH)
+
+    def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
+        x_BF, y_BO = batch
+        yield Loss(self.criterion(model(x_BF, at.generator), y_BO), len(y_BO))
+
+    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
+        x_BF, y_BO = batch
+        predicted_BO, count = model(x_BF), len(y_BO)
+        sums: dict[str, tuple[Tensor | float, int]] = {"loss": (self.criterion(predicted_BO, y_BO) * count, count)}
+        if "accuracy" in self.metrics:
+            if self.config.loss == "cross_entropy":
+                right = predicted_BO.argmax(1) == y_BO
+            else:
+                right = ((predicted_BO > 0) == (y_BO > 0.5)).all(1)
+            return {**sums, "accuracy": (right.sum(), count)}
+        error_BO, values = predicted_BO - y_BO, y_BO.numel()
+        y64 = y_BO.double()
+        return {
+            **sums,
+            "mae": (error_BO.abs().sum(), values),
+            "squared": (error_BO.double().square().sum(), values),
+            "y": (y64.sum(), values),
+            "y_squared": (y64.square().sum(), values),
+        }
+
+    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+        means = super().finish(sums)
+        if "accuracy" in self.metrics:
+            return means
+        squared, y, y_squared = means["squared"] or 0.0, means["y"] or 0.0, means["y_squared"] or 0.0
+        variance = y_squared - y * y
+        return {
+            "loss": means["loss"],
+            "mae": means["mae"],
+            "rmse": squared**0.5,
+            "r2": 1 - squared / variance if variance > 0 else None,
+        }
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def facts(self) -> Mapping[str, Any]:
+        counts = {name: len(x) for name, (x, _) in self.splits.items()}
+        return {
+            "data.json": {"rows": counts, "features": self.num_inputs, "outputs": self.num_outputs, "scale": self.scale}
+        }
+
+
+def _standardized(
+    values: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+    """Zero mean and unit std over the given rows, column by column; a constant column is only shifted."""
+    mean, std = values[rows].mean(0), values[rows].std(0)
+    std = np.where(std > 0, std, 1.0)
+    return (values - mean) / std, {"mean": mean.tolist(), "std": std.tolist()}

@@ -1,0 +1,231 @@
+"""Curves: drawn from the record alone, the same bytes for the same record, whatever the record looks like."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from loopwright.errors import RunError
+from loopwright.report import curves, frame
+
+
+def record(
+    run_dir: Path,
+    epochs: int = 6,
+    steps_per_epoch: int = 20,
+    *,
+    loss: Callable[[int], float] = lambda step: 0.2 + math.exp(-step / 40),
+    val: Callable[[int], dict[str, object]] = lambda epoch: {"loss": 1 / epoch, "recall": 1 - 1 / epoch},
+) -> Path:
+    """A run directory with the two tables of a training."""
+    run_dir.mkdir(exist_ok=True)
+    lines = ["step,epoch,loss,lr"]
+    lines += [f"{s},{(s - 1) // steps_per_epoch + 1},{loss(s)!r},0.001" for s in range(1, epochs * steps_per_epoch + 1)]
+    (run_dir / "steps.csv").write_text("\n".join(lines) + "\n")
+    lines = [",".join(["epoch", "step", "lr", "train_loss", *(f"val_{name}" for name in val(1)), "epoch_seconds"])]
+    for epoch in range(1, epochs + 1):
+        cells = [str(value) for value in val(epoch).values()]
+        lines.append(
+            ",".join([f"{epoch},{epoch * steps_per_epoch},0.001,{loss(epoch * steps_per_epoch)!r}", *cells, "0.1"])
+        )
+    (run_dir / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return run_dir
+
+
+def metrics_figure(run_dir: Path) -> Figure:
+    result = json.loads((run_dir / "result.json").read_text()) if (run_dir / "result.json").exists() else {}
+    figure = curves.metrics_figure(frame.metrics(run_dir), result)
+    assert figure is not None
+    return figure
+
+
+def loss_figure(run_dir: Path) -> Figure:
+    figure = curves.loss_figure(frame.metrics(run_dir), frame.steps(run_dir))
+    assert figure is not None
+    return figure
+
+
+def line(figure: Figure, label: str) -> tuple[list[float], list[float]]:
+    (found,) = (line for line in figure.axes[0].get_lines() if str(line.get_label()).startswith(label))
+    return np.asarray(found.get_xdata()).tolist(), np.asarray(found.get_ydata()).tolist()
+
+
+def test_columns_keep_bits_and_empty_cells(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(f"epoch,a,b\n1,{0.1 + 0.2!r},\n2,nan,inf\n")
+    columns = frame.metrics(tmp_path)
+    assert columns["epoch"] == [1.0, 2.0]
+    assert columns["a"][0] == 0.1 + 0.2
+    assert columns["a"][1] is not None and math.isnan(columns["a"][1])
+    assert columns["b"] == [None, math.inf]
+    assert frame.steps(tmp_path) == {}
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    table = tmp_path / "steps.csv"
+    for torn in ("3", "3,0.", "3,0.25"):
+        table.write_text(f"step,loss\n1,0.5\n2,0.75\n{torn}")
+        assert frame.steps(tmp_path) == {"step": [1.0, 2.0], "loss": [0.5, 0.75]}
+    table.write_text("step,lo")
+    assert frame.steps(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("step,loss\n1,0.5\n2\n3,1\n", r"line 3 has 1 cells instead of 2"),
+        ("step,loss\n1,0.5\n2,x\n", r"line 3: loss is 'x', which is not a number"),
+        ("step,step\n1,2\n", r"two columns of one name"),
+    ],
+)
+def test_damage_is_named_by_its_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "steps.csv").write_text(content)
+    with pytest.raises(RunError, match=message):
+        frame.steps(tmp_path)
+
+
+def test_draw_writes_both_figures_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run")
+    written = curves.draw(run_dir)
+    assert [path.name for path in written] == ["loss.svg", "loss.png", "metrics.svg", "metrics.png"]
+    assert sorted((run_dir / "figures").iterdir()) == sorted(written)
+    first = [path.read_bytes() for path in written]
+    assert first[0].startswith(b"<?xml") and first[1].startswith(b"\x89PNG")
+    with matplotlib.rc_context({"lines.linewidth": 9.0, "svg.hashsalt": None}):  # a person's own matplotlibrc
+        assert [path.read_bytes() for path in curves.draw(run_dir)] == first
+
+
+def test_loss_figure_shows_steps_mean_and_epochs(tmp_path: Path) -> None:
+    figure = loss_figure(record(tmp_path / "run", epochs=10, loss=lambda step: 1.0 + step % 2))
+    steps, values = line(figure, "train, per step")
+    assert (steps[0], steps[-1], values[:2]) == (1.0, 200.0, [2.0, 1.0])
+    _, mean = line(figure, "train, mean of 5 steps")
+    assert mean[2] == pytest.approx(1.6) and mean[3] == pytest.approx(1.4)
+    assert mean[0] == pytest.approx(5 / 3)  # at the edge, over what there is
+    assert line(figure, "train, per epoch") == ([20.0 * e for e in range(1, 11)], [1.0] * 10)
+    assert line(figure, "validation, per epoch") == ([20.0 * e for e in range(1, 11)], [1 / e for e in range(1, 11)])
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer step (20 per epoch)", "loss")
+
+
+def test_losses_over_orders_of_magnitude_get_a_log_axis(tmp_path: Path) -> None:
+    (axes,) = loss_figure(record(tmp_path / "run", loss=lambda step: 10.0 ** (-step / 30))).axes
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "loss (log scale)")
+    (axes,) = loss_figure(record(tmp_path / "run", loss=lambda step: -(10.0 ** (-step / 30)))).axes
+    assert axes.get_yscale() == "linear"
+
+
+def test_many_steps_are_drawn_as_ranges(tmp_path: Path) -> None:
+    spikes = {3001: 7.0, 3002: math.nan}
+    figure = loss_figure(record(tmp_path / "run", 5, 2000, loss=lambda step: spikes.get(step, 1.0)))
+    (band,) = figure.axes[0].collections
+    assert band.get_label() == "train, per step (1 not finite) (range of 10)"
+    assert max(vertex[1] for path in band.get_paths() for vertex in path.vertices) == 7.0
+    x, mean = line(figure, "train, mean of 250 steps")
+    assert len(x) == 1000
+    assert max(mean) < 1.1
+    assert sum(len(drawn.get_xdata()) for drawn in figure.axes[0].get_lines()) < 1100
+
+
+@pytest.mark.parametrize(
+    ("result", "best", "title"),
+    [
+        ({}, 6.0, "best epoch 6, lowest val_loss"),
+        ({"monitor": "val_recall", "mode": "max"}, 4.0, "best epoch 4, highest val_recall"),
+        ({"monitor": "recall", "mode": "max", "best": {"epoch": 3}}, 3.0, "best epoch 3, highest val_recall"),
+    ],
+)
+def test_best_epoch_is_marked_in_every_panel(
+    tmp_path: Path, result: dict[str, object], best: float, title: str
+) -> None:
+    run_dir = record(tmp_path / "run", val=lambda e: {"loss": 1 / e, "recall": -abs(e - 4), "f1": e / 10})
+    (run_dir / "result.json").write_text(json.dumps(result))
+    figure = metrics_figure(run_dir)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "recall", "f1"]
+    assert figure.get_suptitle() == f"validation metrics; green: {title}"
+    for axes in figure.axes:
+        marked = {
+            float(np.asarray(drawn.get_xdata())[0]) for drawn in axes.get_lines() if drawn.get_color() == curves.GREEN
+        }
+        assert marked == {best}
+    assert figure.axes[2].get_title(loc="right") == f"{best / 10:.4g}"
+
+
+def test_no_mark_where_the_watched_metric_is_unknown(tmp_path: Path) -> None:
+    figure = metrics_figure(record(tmp_path / "run", val=lambda e: {"recall": e}))
+    assert figure.get_suptitle() == ""
+    assert [drawn.get_color() for drawn in figure.axes[0].get_lines()] == [curves.BLUE]
+
+
+def test_gaps_and_missing_cells(tmp_path: Path) -> None:
+    run_dir = record(
+        tmp_path / "run",
+        loss=lambda step: math.nan if step == 5 else math.inf if step == 6 else 1.0,
+        val=lambda e: {"loss": math.nan, "seldom": "" if e % 2 else e, "never": ""},
+    )
+    figure = metrics_figure(run_dir)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "seldom"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no finite value"]
+    x = np.asarray(figure.axes[1].get_lines()[0].get_xdata()).tolist()
+    assert x == [2.0, 4.0, 6.0]
+    _, values = line(loss_figure(run_dir), "train, per step (2 not finite)")
+    assert np.isnan(values[4:6]).all()
+    assert len(curves.draw(run_dir)) == 4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "num_metrics", "num_files"), [(1, 1, 1, 4), (2, 3, 12, 4), (3, 2, 0, 2)]
+)
+def test_any_shape_of_record_is_drawn(
+    tmp_path: Path, epochs: int, steps_per_epoch: int, num_metrics: int, num_files: int
+) -> None:
+    run_dir = record(
+        tmp_path / "run",
+        epochs,
+        steps_per_epoch,
+        loss=lambda step: 0.5,
+        val=lambda e: {f"a_rather_long_metric_name_{i}": 0.5 for i in range(num_metrics)},
+    )
+    assert len(curves.draw(run_dir)) == num_files
+
+
+def test_partial_records(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run")
+    (run_dir / "steps.csv").unlink()
+    assert len(curves.draw(run_dir)) == 4
+    (run_dir / "metrics.csv").unlink()
+    assert curves.draw(run_dir) == []
+    (run_dir / "steps.csv").write_text("step,epoch,loss,lr\n1,1,0.5,0.1\n")
+    assert [path.name for path in curves.draw(run_dir)] == ["loss.svg", "loss.png"]
+    with pytest.raises(RunError, match="nowhere does not exist"):
+        curves.draw(tmp_path / "nowhere")
+
+
+def test_the_module_is_a_command_without_torch_or_pyplot(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-X", "importtime", "-m", "loopwright.report.curves"]
+    done = subprocess.run([*command, str(run_dir)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert (done.stdout, (run_dir / "figures" / "loss.png").exists()) == ("", True)
+    imported = {row.split("|")[-1].strip() for row in done.stderr.splitlines()}
+    assert "matplotlib.figure" in imported
+    assert not imported & {"torch", "matplotlib.pyplot", "loopwright.experiment"}
+
+
+def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert curves.main([]) == 2
+    assert curves.main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "usage: python -m loopwright.report.curves RUN",
+        f"{tmp_path / 'nowhere'} does not exist; name a run directory",
+    ]
