@@ -22,7 +22,7 @@ from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.rate import learning_rate
 from loopwright.engine.recorder import MemoryRecorder
-from loopwright.engine.state import TrainState
+from loopwright.engine.state import TrainState, load_weights
 from loopwright.engine.stop import Gate, Patience, StopRule
 from loopwright.engine.task import Task
 from loopwright.engine.weights import weights_hash
@@ -30,6 +30,7 @@ from loopwright.errors import ConfigError, LoopwrightError, MachineError
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.record.checkpoint import check_plain
 from loopwright.record.files import write_atomic, write_json
+from loopwright.record.index import Index
 from loopwright.record.lock import DirectoryLock
 from loopwright.record.provenance import Provenance, drift, pip_freeze
 from loopwright.record.read import Found, find_runs, read_config, read_json
@@ -150,6 +151,10 @@ def run(
         wanted = plan(built)
         where, finished = _claim(built, root, name, resume, overrides, path)
         if finished is not None:
+            if task is not None and finished.run is not None:
+                index = Index.read(Path(finished.run) / "checkpoints")
+                if index.last is not None:  # the caller's module ends with the last weights, trained now or earlier
+                    load_weights(built.state.model, index.load(index.last)["model_state_dict"])
             return finished
         assert where is not None
         try:
@@ -322,9 +327,10 @@ def _claim(
         return Run.create(root, name, built.run_id, config, overrides), None
     (root / name).mkdir(parents=True, exist_ok=True)
     # Two starts at one instant: the second waits outside until the first has claimed a directory, then finds it taken.
-    with DirectoryLock(root / name / f".lock-{built.run_id}"):
+    claim = DirectoryLock(root / name / f".lock-{built.run_id}").acquire(wait_seconds=30.0)
+    try:
         same_name = find_runs(root, name)
-        mine = [found for found in same_name if found.identity == built.run_id]
+        mine = [found for found in same_name if found.identity == built.run_id and not _is_child(found.path)]
         if mine:
             newest = mine[-1]
             ended = newest.result
@@ -334,6 +340,13 @@ def _claim(
         if same_name:
             _say_what_differs(same_name[-1], config, built)
         return Run.create(root, name, built.run_id, config, overrides), None
+    finally:
+        claim.release()
+
+
+def _is_child(path: Path) -> bool:
+    """A child went another way before its recipe applied, so it is not the training that its identity names."""
+    return (read_json(path / "environment.json") or {}).get("parent") is not None
 
 
 def _say_what_differs(newest: Found, config: Mapping[str, Any], built: Built) -> None:

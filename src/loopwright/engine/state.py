@@ -34,6 +34,7 @@ class TrainState:
         self.groups = {name: list(params) for name, params in groups.items()}
         self.optimizers = {name: build_optimizer(params) for name, params in self.groups.items() if params}
         self.lr: float | None = None
+        self._bad: Tensor | None = None
         self.step = 0
         self.epoch = 0
         self.batch = 0
@@ -79,8 +80,22 @@ class TrainState:
             norm = clip_grad_norm_(params, clip_norm)
         elif measure_norm:
             norm = get_total_norm([p.grad for p in params if p.grad is not None])
-        self.optimizers[loss.group].step()
+        optimizer = self.optimizers[loss.group]
+        if loss.mean.is_cuda and self.masks:
+            self.mask(optimizer, loss.mean)
+        optimizer.step()
         return norm
+
+    @property
+    def masks(self) -> bool:
+        """Whether every optimizer can leave out an update on the device (the fused ones can), so that nobody waits."""
+        return all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in self.optimizers.values())
+
+    def mask(self, optimizer: Any, mean: Tensor) -> None:
+        """From the first non-finite loss on, let the kernel leave every update out; read back with the block of losses."""
+        bad = (~torch.isfinite(mean.detach())).float()
+        self._bad = bad if self._bad is None else torch.maximum(self._bad, bad)
+        optimizer.found_inf, optimizer.grad_scale = self._bad, None
 
     def set_lr(self, lr: float) -> None:
         """Give every group's optimizer the learning rate of the step to come."""

@@ -90,7 +90,7 @@ def _updates(
     try:
         for loss in losses:
             _check_modes()
-            value = _finite_value(loss, at, state.lr)
+            value = _finite_value(loss, at, state)
             norm = state.apply(loss, clip_norm=clip_norm, measure_norm=measure_norm)
             yield loss, value, norm
     finally:
@@ -124,7 +124,7 @@ def _accumulated(
             if loss is None:
                 return
             _check_modes()
-            value = _finite_value(loss, at, state.lr)
+            value = _finite_value(loss, at, state)
             counts.append(loss.count)
             seen += loss.count
             mean_sum = mean_sum + value * loss.count
@@ -155,13 +155,13 @@ def split_batch(batch: Any, num_parts: int) -> list[Any]:
     return [tree_unflatten(list(piece), spec) for piece in pieces]
 
 
-def _finite_value(loss: Loss, at: At, lr: float | None) -> Scalar:
-    """The loss as a float on a CPU, checked at once; on an accelerator the tensor, checked when it is read back."""
-    if at.device.type != "cpu":
+def _finite_value(loss: Loss, at: At, state: TrainState) -> Scalar:
+    """The loss as a float, checked at once; on an accelerator whose updates can be masked, a tensor that is read later."""
+    if at.device.type != "cpu" and state.masks:
         return loss.mean.detach()
     value = loss.mean.item()
     if not math.isfinite(value):
-        raise Diverged(diverged_message(value, at.step, at.epoch, loss.group, lr))
+        raise Diverged(diverged_message(value, at.step, at.epoch, loss.group, state.lr))
     return value
 
 

@@ -86,8 +86,25 @@ class DirectoryLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def acquire(self) -> DirectoryLock:
-        """Take the lock, from a dead owner if need be. Raises LockError at once when it is held."""
+    def acquire(self, wait_seconds: float = 0.0) -> DirectoryLock:
+        """Take the lock, from a dead owner if need be. Raises LockError when it is still held after `wait_seconds`."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                return self._acquire_now()
+            except LockError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.02)
+
+    def is_held(self) -> bool:
+        """Whether a living process holds the lock now; a dead one's leftover does not count."""
+        try:
+            return self.path.is_dir() and not self._is_stale(self._read())
+        except FileNotFoundError:
+            return False
+
+    def _acquire_now(self) -> DirectoryLock:
         for _ in range(3):  # each turn is lost only to another process that won it
             try:
                 self.path.mkdir()

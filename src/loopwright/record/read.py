@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from loopwright.errors import RunError
+from loopwright.record.lock import DirectoryLock
 
 _NAME = re.compile(r"(?P<time>\d{8}T\d{6}Z)-(?P<recipe>[0-9a-f]{10})-s(?P<seed>\d+)(-\d+)?")
 
@@ -40,7 +41,7 @@ class Found:
         result = self.result
         if result is not None:
             return str(result.get("status"))
-        return "running" if (self.path / ".lock").is_dir() else "unfinished"
+        return "running" if DirectoryLock(self.path / ".lock").is_held() else "unfinished"
 
 
 def find_runs(root: Path, name: str | None = None) -> list[Found]:
