@@ -126,7 +126,7 @@ def fit(
         raise ConfigError(
             f"`stop.monitor` is your metric {monitored!r}; say which way is better: stop={{'mode': 'min' or 'max'}}"
         )
-    optim = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
+    optim: dict[str, Any] = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
     if lr is not None:
         optim["lr"] = lr
     shortcuts = {"epochs": epochs, "batch_size": batch_size}
@@ -146,12 +146,12 @@ def fit(
         "train": {**shortcuts, **(recipe.get("train") or {})},
     }
     parsed = parse(tree)
-    device = resolve_device(parsed.device)
+    device, batch = resolve_device(parsed.device), parsed.train.batch_size
     try:
         loaders: dict[Split, Any] = {
-            "train": make_loader(train, batch_size, streams, "train", device),
-            "val": make_loader(val, 4096 if _in_memory(val) else batch_size, streams, "val", device),
-            "test": make_loader(test, 4096 if _in_memory(test) else batch_size, streams, "test", device),
+            "train": make_loader(train, batch, streams, "train", device),
+            "val": make_loader(val, 4096 if _in_memory(val) else batch, streams, "val", device),
+            "test": make_loader(test, 4096 if _in_memory(test) else batch, streams, "test", device),
         }
     except (TypeError, ValueError) as error:
         raise DataError(str(error)) from error

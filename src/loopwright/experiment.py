@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from loopwright.record.provenance import Provenance, drift, pip_freeze
 from loopwright.record.read import Found, find_runs, read_config, read_json
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.run import Run, writable_root
+from loopwright.report import background
 from loopwright.streams import Streams, isolated
 from loopwright.tasks.overfit import Overfit
 
@@ -208,7 +208,7 @@ def _train(
         log.info("going on from step %d (epoch %d)", state.step, state.epoch + bool(state.batch))
     where.forget_result()
     versions = {key: environment[key] for key in ("python", "torch", "loopwright")}
-    where.begin_session(host=environment["host"], pid=_pid(), versions=versions, step_from=state.step)
+    where.begin_session(host=environment["host"], pid=os.getpid(), versions=versions, step_from=state.step)
     if keep_initial and not resumed:
         recorder.keep_initial(state)
     end = "failed"
@@ -237,7 +237,7 @@ def _train(
         recorder.close()
         where.end_session(end, state.step)
     if recipe.plots != "none" and outcome.epochs and outcome.status != "interrupted":
-        _draw(where.path)
+        background.draw_later(where.path)
     return outcome
 
 
@@ -411,20 +411,6 @@ def _memory_explained(built: Built) -> Iterator[None]:
         ) from error
 
 
-def _draw(path: Path) -> None:
-    """Draw the figures in a process of their own: the training never imports matplotlib, nor waits for it."""
-    try:
-        subprocess.Popen(
-            [sys.executable, "-m", "loopwright.report.curves", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as error:
-        log.warning("the figures could not be drawn: %s", error)
-
-
 def _floats(value: Any) -> Any:
     """Undo what strict JSON does to nan and inf."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
@@ -432,9 +418,3 @@ def _floats(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: item if key in ("reason", "name") else _floats(item) for key, item in value.items()}
     return [_floats(item) for item in value] if isinstance(value, list) else value
-
-
-def _pid() -> int:
-    import os
-
-    return os.getpid()

@@ -48,5 +48,7 @@ def run_seeds(
         if outcomes[-1].status in ("diverged", "interrupted"):
             break
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
-    value = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else (values or [None])[-1]
+    value = values[-1] if values else None
+    if values and all(map(math.isfinite, values)):
+        value = math.fsum(values) / len(values)
     return SeedsOutcome(tuple(outcomes), value)

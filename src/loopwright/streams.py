@@ -88,7 +88,7 @@ def global_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     return {
         "torch_rng_state": torch.default_generator.get_state(),
-        "cuda_rng_state": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda_rng_state": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
         "numpy_rng_state": {
             "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
             "position": int(position),
@@ -115,6 +115,6 @@ def restore_global_state(state: dict[str, Any]) -> None:
 def _pin_torch(key: int) -> int:
     seed = key & 0x7FFF_FFFF_FFFF_FFFF
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
     return seed

@@ -90,7 +90,7 @@ def parse_override(text: str) -> Assignment:
     """
     key, equals, value = text.partition("=")
     try:
-        parsed = _parser().parse_override(text)
+        parsed: Override | None = _parser().parse_override(text)
     except HydraException:
         parsed = _quoted(key, value) if equals else None
     if parsed is None:

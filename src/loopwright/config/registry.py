@@ -152,4 +152,4 @@ def Choice(group: str, base: type[Node] = Node, aliases: Aliases | None = None) 
             )
         return cls.model_validate(tree)
 
-    return Annotated[SerializeAsAny[base], PlainValidator(resolve), choice]  # type: ignore[valid-type]
+    return Annotated[SerializeAsAny[base], PlainValidator(resolve), choice]  # type: ignore[misc,valid-type]

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from loopwright.config.node import Node, setting
 from loopwright.config.registry import Choice, ChoiceOf, names, nearest
 from loopwright.engine.settings import StopSettings, TrainSettings
+from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
 from loopwright.hooks.settings import HookSettings
 from loopwright.optim.optimizers import OPTIM
@@ -38,8 +39,8 @@ class Recipe(Node):
     deterministic: bool = setting(True, "refuse operations without a deterministic form; false promises no bits")
     task: Choice("task", TaskConfig) = setting(..., "what is trained: data, losses, metrics")  # type: ignore[valid-type]
     model: Choice("model") | None = setting(None, "the network; null takes the task's default")  # type: ignore[valid-type]
-    optim: OPTIM = setting("adamw", "the optimizer, ours or any of torch.optim by class name")  # type: ignore[valid-type]
-    schedule: SCHEDULE = setting("constant", "the learning rate over time")  # type: ignore[valid-type]
+    optim: OPTIM = setting("adamw", "the optimizer, ours or any of torch.optim by class name")
+    schedule: SCHEDULE = setting("constant", "the learning rate over time")
     train: TrainSettings = setting(TrainSettings(), "how long and in what portions to train")
     stop: StopSettings = setting(StopSettings(), "when training ends early, and which metric `best` follows")
     record: RecordSettings = setting(RecordSettings(), "what is written, and how often", trajectory=False)
@@ -132,7 +133,7 @@ class Recipe(Node):
         return prefixed(self.stop.monitor or type(self.task).monitor)
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Direction:
         """`min` or `max`: the recipe's word, else the task's for that metric."""
         return self.stop.mode or self.task.metrics().get(self.monitor.removeprefix("val_"), "min")
 

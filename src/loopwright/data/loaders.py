@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ class MapLoader:
                 workers |= {"multiprocessing_context": given.multiprocessing_context}
             self._loader = DataLoader(
                 _Addressed(self._dataset, self._streams, self._split),
-                batch_sampler=self._batches,  # type: ignore[arg-type]
+                batch_sampler=self._batches,
                 num_workers=given.num_workers,
                 collate_fn=given.collate_fn,
                 pin_memory=given.pin_memory and self._device.type == "cuda",
@@ -229,7 +229,7 @@ def make_loader(
     in_memory = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate and not loader.drop_last
     if in_memory and plain_sampler and whole:
         order = streams if isinstance(loader.sampler, RandomSampler) else None
-        return _in_memory(loader.dataset.tensors, loader.batch_size or 1, order, device, split)
+        return _in_memory(cast(TensorDataset, loader.dataset).tensors, loader.batch_size or 1, order, device, split)
     mapped = MapLoader(loader, streams, split, device)
     if len(mapped) == 0:
         raise ValueError(f"the {split} data have no samples")

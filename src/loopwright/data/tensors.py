@@ -51,4 +51,5 @@ class TensorLoader:
         block_size = batches_per_block * self.batch_size
         for offset in range(first, self.num_samples, block_size):
             rows = order[offset : offset + block_size]
-            yield from zip(*(t.index_select(0, rows).split(self.batch_size) for t in self.tensors), strict=True)
+            blocks = (t.index_select(0, rows).split(self.batch_size) for t in self.tensors)  # type: ignore[no-untyped-call]
+            yield from zip(*blocks, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -29,12 +30,13 @@ def resolve_device(name: str) -> torch.device:
 @contextmanager
 def computing(device: torch.device, threads: int, deterministic: bool) -> Iterator[None]:
     """Run a block with this many threads and, if asked for, deterministic algorithms only."""
+    deterministic_settings: Any = torch.utils.deterministic  # its attributes are made at run time
     before = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
-        torch.utils.deterministic.fill_uninitialized_memory,
+        deterministic_settings.fill_uninitialized_memory,
     )
     torch.set_num_threads(threads)
     if deterministic:
@@ -43,10 +45,10 @@ def computing(device: torch.device, threads: int, deterministic: bool) -> Iterat
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
         # Filling every empty tensor with NaN finds bugs but costs a pass over memory in each of them.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        deterministic_settings.fill_uninitialized_memory = False
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
     try:
         yield
@@ -54,4 +56,4 @@ def computing(device: torch.device, threads: int, deterministic: bool) -> Iterat
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         torch.backends.cudnn.benchmark = before[3]
-        torch.utils.deterministic.fill_uninitialized_memory = before[4]
+        deterministic_settings.fill_uninitialized_memory = before[4]

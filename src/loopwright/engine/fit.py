@@ -305,7 +305,7 @@ class _Loop:
             epoch=epoch,
             epochs=self.plan.train.epochs,
             steps_per_epoch=self.batches,
-            samples=min(state.batch * (self.plan.train.batch_size), self.loader.num_samples if self.loader else 0),
+            samples=round(self.loader.num_samples * state.batch / self.batches) if self.loader else 0,
             elapsed_seconds=clock.monotonic() - self.started,
             monitor=self.plan.monitor,
             model=state.model,

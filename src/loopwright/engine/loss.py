@@ -19,6 +19,6 @@ class Loss(NamedTuple):
     """
 
     mean: Tensor
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     parts: Parts = {}
     group: str = "main"

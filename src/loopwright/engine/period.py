@@ -18,7 +18,7 @@ class StepInfo(NamedTuple):
     epoch: int
     lr: float
     loss: Scalar
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     parts: Mapping[str, tuple[Scalar, int]]
     grad_norm: Scalar | None
 

@@ -41,7 +41,7 @@ class TrainState:
         self.history = History()
         self.period = Period()
         # The recipe's flags, set again after a load: torch's load_state_dict overwrites them with the saved ones.
-        self._flags = {
+        self._flags: dict[str, list[dict[str, Any]]] = {
             name: [
                 {k: group[k] for k in ("fused", "foreach", "capturable") if k in group} for group in opt.param_groups
             ]
@@ -70,7 +70,7 @@ class TrainState:
             for p in params:
                 p.grad = None
         # Differentiating with respect to the group alone keeps a critic's gradients out of the generator.
-        (loss.mean * loss.count if weights else loss.mean).backward(inputs=params)
+        (loss.mean * loss.count if weights else loss.mean).backward(inputs=params)  # type: ignore[no-untyped-call]
         if seen < total:
             return None
         if weights:

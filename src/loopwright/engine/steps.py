@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ def steps(
         else:
             updates = _updates(task, state, batch, At(streams, step, epoch, device), clip_norm, measure_norm)
         total: Scalar = 0.0
+        parts: Mapping[str, tuple[Scalar, int]] | None
         count, parts, norm, group = 0, None, None, "main"
         for number, (loss, value, group_norm) in enumerate(updates):
             if generator.initial_seed() != pinned:
@@ -66,6 +67,7 @@ def steps(
             if number == 0:
                 total, count, parts, norm, group = value, loss.count, loss.parts, group_norm, loss.group
                 continue
+            assert parts is not None
             if number == 1:
                 parts = {group: (total * count, count), **parts}
             total = total + value
@@ -138,6 +140,7 @@ def _accumulated(
         # Only the last part's code after the yield runs: it belongs to the update, and there was one.
         if next(open_losses[-1], None) is not None:
             raise RuntimeError("train.accumulate > 1 with a task that yields several losses; set train.accumulate=1")
+        assert loss is not None
         yield Loss(loss.mean, seen, parts, loss.group), mean_sum / seen, norm
     finally:
         for losses in open_losses:

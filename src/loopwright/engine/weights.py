@@ -22,7 +22,7 @@ def content_hash(tree: Any) -> str:
         if isinstance(leaf, Tensor):
             tensor = leaf.detach().cpu().contiguous()
             digest.update(f"{path}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")  # type: ignore[arg-type]
         else:
             digest.update(f"{path}={leaf!r};".encode())
     return digest.hexdigest()

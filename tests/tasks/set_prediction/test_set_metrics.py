@@ -12,7 +12,8 @@ from loopwright.tasks.set_prediction.metrics import per_sample, ranking, ranking
 from loopwright.tasks.set_prediction.synthetic import make_history
 from loopwright.tasks.set_prediction.windows import windows
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
 
 
 def targets(*samples):

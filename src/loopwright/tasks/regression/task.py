@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,10 +19,10 @@ from loopwright.errors import DataError
 from loopwright.models.base import VectorModel
 from loopwright.streams import Streams
 from loopwright.tasks.base import TaskConfig
-from loopwright.tasks.regression.data import TableData, split_rows
+from loopwright.tasks.regression.data import Table, TableData, split_rows
 
 LossName = Literal["mse", "l1", "huber", "bce_with_logits", "cross_entropy"]
-_LOSSES = {
+_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
     "huber": F.huber_loss,
@@ -64,7 +64,7 @@ class RegressionTask(Task):
     ) -> None:
         self.config, self.model_config, self.batch_size, self.seed = config, model, batch_size, seed
         self.metrics = config.metrics()
-        table = config.data.load()
+        table: Table = config.data.load()
         rows = split_rows(len(table.x), config.data.split, config.data.seed)
         x, y = table.x, table.y
         self.scale: dict[str, Any] = {}

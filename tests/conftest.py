@@ -1,0 +1,28 @@
+"""Rules of the whole suite: no figures unless a test is about them, and in CI nothing is skipped but GPU tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_background_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that draws costs a second; a test that wants it says so with the marker `figures`."""
+    if "figures" not in request.keywords:
+        monkeypatch.setattr("loopwright.report.background.draw_later", lambda run: None)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and "gpu" not in report.keywords and not hasattr(report, "wasxfail"):
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if os.environ.get("CI") and _skipped and not hasattr(session.config, "workerinput"):
+        print(f"\nin CI a skipped test is a failure: {', '.join(_skipped)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+_skipped: list[str] = []
