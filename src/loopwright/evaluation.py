@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loopwright.building import Built, build
 from loopwright.config.compose import compose
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.evaluate import evaluate, evaluating
 from loopwright.engine.state import load_weights
 from loopwright.engine.task import Split
 from loopwright.errors import RunError
-from loopwright.experiment import Built, build
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Entry, Index
 from loopwright.record.read import read_config, read_json

@@ -6,28 +6,25 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from loopwright.config.identity import differing_keys, recipe_id, run_id
-from loopwright.config.schema import Recipe, plain, prefixed
+from loopwright.building import Built, build, plan
+from loopwright.config.identity import differing_keys
+from loopwright.config.schema import Recipe, plain
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.fit import Plan, fit
 from loopwright.engine.hooks import Hook
 from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
-from loopwright.engine.rate import learning_rate
 from loopwright.engine.recorder import MemoryRecorder
-from loopwright.engine.state import TrainState, load_weights
-from loopwright.engine.stop import Gate, Patience, StopRule
+from loopwright.engine.state import load_weights
 from loopwright.engine.task import Task
-from loopwright.engine.weights import weights_hash
-from loopwright.errors import ConfigError, LoopwrightError, MachineError
+from loopwright.errors import LoopwrightError, MachineError
 from loopwright.hooks.timing_probe import TimingProbe
-from loopwright.record.checkpoint import check_plain
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
 from loopwright.record.lock import DirectoryLock
@@ -36,90 +33,10 @@ from loopwright.record.read import Found, find_runs, read_config, read_json
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.run import Run, writable_root
 from loopwright.report import background
-from loopwright.streams import Streams, isolated
-from loopwright.tasks.overfit import Overfit
+from loopwright.results import failure, outcome_of, result
+from loopwright.streams import isolated
 
 log = logging.getLogger("loopwright")
-
-
-@dataclass(frozen=True)
-class Built:
-    """A recipe made real: its task, a fresh model on the device, and who it is."""
-
-    recipe: Recipe
-    task: Task
-    state: TrainState
-    streams: Streams
-    device: torch.device
-    recipe_id: str
-    initial_sha256: str
-
-    @property
-    def run_id(self) -> str:
-        return run_id(self.recipe_id, self.recipe.seed)
-
-
-def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Built:
-    """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError."""
-    streams = Streams(recipe.seed)
-    if task is None:
-        task = recipe.task.build(recipe.model, batch_size=recipe.train.batch_size, streams=streams, device=device)
-    if recipe.train.overfit:
-        task = Overfit(task, recipe.train.overfit)
-    with streams.fork("weights"):
-        model = task.build_model()
-    model.to(device)
-    state = TrainState(model, task.groups(model), recipe.optim.build)
-    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
-    if extra:
-        check_plain(extra)
-    return Built(
-        recipe,
-        task,
-        state,
-        streams,
-        device,
-        recipe_id(recipe, task.fingerprint()),
-        weights_hash({k: v for k, v in state.model_state().items() if isinstance(v, torch.Tensor)}),
-    )
-
-
-def plan(built: Built) -> Plan:
-    """The recipe's values as the engine wants them."""
-    recipe, task = built.recipe, built.task
-    loader = task.loader("train")
-    per_epoch = len(loader) if loader else 0
-    monitor, mode = recipe.monitor, recipe.mode
-    if monitor.startswith("val_") and recipe.train.epochs and task.loader("val") is None:
-        raise ConfigError(
-            f"`stop.monitor` is {monitor!r} but there is no val split; give one, or use stop.monitor=train_loss"
-        )
-    stop = recipe.stop
-    modes = {prefixed(name): direction for name, direction in task.metrics.items()}
-    gate = None
-    if stop.gate:
-        thresholds = {prefixed(name): value for name, value in stop.gate.items()}
-        gate = Gate(thresholds, {name: modes[name] for name in thresholds}, stop.hold)
-    rules: list[StopRule] = [gate] if gate else []
-    rules.append(Patience(monitor, mode, stop.patience, stop.min_delta, stop.min_delta_mode == "relative"))
-    return Plan(
-        train=recipe.train,
-        lr=learning_rate(
-            recipe.schedule,
-            recipe.optim.lr,
-            total_steps=per_epoch * recipe.train.epochs,
-            steps_per_epoch=per_epoch,
-            monitor=monitor,
-            mode=mode,
-        ),
-        monitor=monitor,
-        mode=mode,
-        stops=tuple(rules),
-        gate=gate,
-        budget=stop.budget,
-        measure_norm=recipe.record.grad_norm,
-        recipe=plain(recipe),
-    )
 
 
 def run(
@@ -231,7 +148,7 @@ def _train(
         where.write_result(result(outcome, built))
     except BaseException as error:
         if not isinstance(error, LoopwrightError):
-            _write_failure(where, built, wanted, error)
+            where.write_result(result(failure(built, wanted, error), built))
         raise
     finally:
         recorder.close()
@@ -239,63 +156,6 @@ def _train(
     if recipe.plots != "none" and outcome.epochs and outcome.status != "interrupted":
         background.draw_later(where.path)
     return outcome
-
-
-def result(outcome: Outcome, built: Built) -> dict[str, Any]:
-    """What result.json says."""
-    facts: dict[str, Any] = {
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "name": built.recipe.name,
-        "seed": built.recipe.seed,
-        "recipe_id": built.recipe_id,
-        "monitor": outcome.monitor,
-        "mode": outcome.mode,
-        "value": outcome.value,
-        "best": outcome.best,
-        "last": outcome.last,
-        "test": outcome.test,
-        "epochs": outcome.epochs,
-        "steps": outcome.steps,
-        "elapsed_seconds": outcome.seconds,
-        "weights_sha256": outcome.weights_sha256,
-        "remarks": list(outcome.remarks),
-    }
-    if outcome.gate_passed is not None:
-        facts["gate_passed"] = outcome.gate_passed
-        if not outcome.gate_passed:
-            facts["failure_reason"] = outcome.reason
-            for metric in built.recipe.stop.gate or {}:
-                facts[f"final_{metric.removeprefix('val_')}"] = (outcome.last or {}).get(prefixed(metric))
-            facts["thresholds"] = dict(built.recipe.stop.gate or {})
-    facts["curves"] = outcome.curves
-    return facts
-
-
-def outcome_of(path: Path) -> Outcome:
-    """The recorded outcome of a run that has ended. Raises RunError."""
-    facts = read_json(path / "result.json")
-    if facts is None:
-        raise ConfigError(f"{path} has no result yet")
-    facts = _floats(facts)
-    return Outcome(
-        status=facts["status"],
-        reason=facts["reason"],
-        monitor=facts["monitor"],
-        mode=facts["mode"],
-        best=facts.get("best"),
-        last=facts.get("last"),
-        test=facts.get("test"),
-        value=facts.get("value"),
-        epochs=facts["epochs"],
-        steps=facts["steps"],
-        seconds=facts["elapsed_seconds"],
-        weights_sha256=facts["weights_sha256"],
-        gate_passed=facts.get("gate_passed"),
-        curves=facts.get("curves", {}),
-        remarks=tuple(facts.get("remarks", ())),
-        run=str(path),
-    )
 
 
 def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> Outcome:
@@ -335,6 +195,7 @@ def _claim(
             newest = mine[-1]
             ended = newest.result
             if ended is not None and ended.get("status") not in ("interrupted", "failed"):
+                log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
                 return None, outcome_of(newest.path)
             return Run.open(newest.path), None
         if same_name:
@@ -375,21 +236,6 @@ def _per_row(outcome: Outcome) -> dict[str, list[float | None]]:
     return {name: values for name, values in outcome.curves.items() if name != "train_loss"}
 
 
-def _write_failure(where: Run, built: Built, wanted: Plan, error: BaseException) -> None:
-    history = built.state.history
-    failed = Outcome(
-        "failed",
-        f"{type(error).__name__}: {error}",
-        wanted.monitor,
-        wanted.mode,
-        last=history.last,
-        epochs=built.state.epoch,
-        steps=built.state.step,
-        seconds=history.elapsed_seconds,
-    )
-    where.write_result(result(failed, built))
-
-
 @contextmanager
 def _memory_explained(built: Built) -> Iterator[None]:
     """Say what took the room when memory runs out. Nothing that was committed is touched by it."""
@@ -409,12 +255,3 @@ def _memory_explained(built: Built) -> Iterator[None]:
             f"out of memory with train.batch_size={batch} and a model of {size:,} parameters on {built.device}; "
             f"try train.accumulate={2 * built.recipe.train.accumulate} (same result, smaller parts) or a smaller batch"
         ) from error
-
-
-def _floats(value: Any) -> Any:
-    """Undo what strict JSON does to nan and inf."""
-    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
-        return float(value)
-    if isinstance(value, Mapping):
-        return {key: item if key in ("reason", "name") else _floats(item) for key, item in value.items()}
-    return [_floats(item) for item in value] if isinstance(value, list) else value

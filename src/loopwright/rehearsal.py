@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from itertools import islice
 
+import torch
 from torch import Tensor
 
+from loopwright.building import build, plan
 from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
+from loopwright.engine.evaluate import evaluating
 from loopwright.engine.steps import steps
 from loopwright.engine.task import At
-from loopwright.experiment import build, plan
 from loopwright.streams import isolated
 
 
@@ -39,10 +41,9 @@ def rehearse(recipe: Recipe) -> list[str]:
                 lines.append(f"one training step: loss {float(info.loss):.6g}")
         val = task.loader("val")
         if val is not None:
-            state.model.eval()
             at = At(built.streams, 1, 1, device)
-            batch = next(iter(val.epoch(0)))
-            measured = task.measure(state.model, batch, at)
+            with evaluating(state.model), torch.inference_mode():
+                measured = task.measure(state.model, next(iter(val.epoch(0))), at)
             sums = {k: (float(v) if isinstance(v, Tensor) else v, n) for k, (v, n) in measured.items()}
             shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
             lines.append(f"one evaluation batch: {shown}")

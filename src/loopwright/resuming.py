@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from loopwright.building import build
 from loopwright.config.compose import compose
 from loopwright.config.identity import trajectory
 from loopwright.config.schema import Recipe, plain
@@ -14,10 +15,11 @@ from loopwright.engine.compute import resolve_device
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
 from loopwright.errors import RunError
-from loopwright.experiment import build, outcome_of, run
+from loopwright.experiment import run
 from loopwright.record.index import Index
 from loopwright.record.read import read_config, read_json
 from loopwright.record.run import Run
+from loopwright.results import outcome_of
 
 log = logging.getLogger("loopwright")
 

@@ -1,0 +1,100 @@
+"""From a recipe to the real things: its task, a fresh model on the device, its optimizers, and the engine's plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from loopwright.config.identity import recipe_id, run_id
+from loopwright.config.schema import Recipe, plain, prefixed
+from loopwright.engine.fit import Plan
+from loopwright.engine.rate import learning_rate
+from loopwright.engine.state import TrainState
+from loopwright.engine.stop import Gate, Patience, StopRule
+from loopwright.engine.task import Task
+from loopwright.engine.weights import weights_hash
+from loopwright.errors import ConfigError
+from loopwright.record.checkpoint import check_plain
+from loopwright.streams import Streams
+from loopwright.tasks.overfit import Overfit
+
+
+@dataclass(frozen=True)
+class Built:
+    """A recipe made real: its task, a fresh model on the device, and who it is."""
+
+    recipe: Recipe
+    task: Task
+    state: TrainState
+    streams: Streams
+    device: torch.device
+    recipe_id: str
+    initial_sha256: str
+
+    @property
+    def run_id(self) -> str:
+        return run_id(self.recipe_id, self.recipe.seed)
+
+
+def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Built:
+    """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError."""
+    streams = Streams(recipe.seed)
+    if task is None:
+        task = recipe.task.build(recipe.model, batch_size=recipe.train.batch_size, streams=streams, device=device)
+    if recipe.train.overfit:
+        task = Overfit(task, recipe.train.overfit)
+    with streams.fork("weights"):
+        model = task.build_model()
+    model.to(device)
+    state = TrainState(model, task.groups(model), recipe.optim.build)
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
+    if extra:
+        check_plain(extra)
+    return Built(
+        recipe,
+        task,
+        state,
+        streams,
+        device,
+        recipe_id(recipe, task.fingerprint()),
+        weights_hash({k: v for k, v in state.model_state().items() if isinstance(v, torch.Tensor)}),
+    )
+
+
+def plan(built: Built) -> Plan:
+    """The recipe's values as the engine wants them."""
+    recipe, task = built.recipe, built.task
+    loader = task.loader("train")
+    per_epoch = len(loader) if loader else 0
+    monitor, mode = recipe.monitor, recipe.mode
+    if monitor.startswith("val_") and recipe.train.epochs and task.loader("val") is None:
+        raise ConfigError(
+            f"`stop.monitor` is {monitor!r} but there is no val split; give one, or use stop.monitor=train_loss"
+        )
+    stop = recipe.stop
+    modes = {prefixed(name): direction for name, direction in task.metrics.items()}
+    gate = None
+    if stop.gate:
+        thresholds = {prefixed(name): value for name, value in stop.gate.items()}
+        gate = Gate(thresholds, {name: modes[name] for name in thresholds}, stop.hold)
+    rules: list[StopRule] = [gate] if gate else []
+    rules.append(Patience(monitor, mode, stop.patience, stop.min_delta, stop.min_delta_mode == "relative"))
+    return Plan(
+        train=recipe.train,
+        lr=learning_rate(
+            recipe.schedule,
+            recipe.optim.lr,
+            total_steps=per_epoch * recipe.train.epochs,
+            steps_per_epoch=per_epoch,
+            monitor=monitor,
+            mode=mode,
+        ),
+        monitor=monitor,
+        mode=mode,
+        stops=tuple(rules),
+        gate=gate,
+        budget=stop.budget,
+        measure_norm=recipe.record.grad_norm,
+        recipe=plain(recipe),
+    )
