@@ -17,6 +17,13 @@ def no_background_figures(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and "gpu" not in report.keywords and not hasattr(report, "wasxfail"):
         _skipped.append(report.nodeid)
+    if report.when == "call":
+        _remarks.update(str(value) for name, value in report.user_properties if name == "remark")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for remark in sorted(_remarks):
+        terminalreporter.write_line(remark, yellow=True)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -26,3 +33,5 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 _skipped: list[str] = []
+# What a test that passed has to say all the same: record_property("remark", ...).
+_remarks: set[str] = set()

@@ -16,6 +16,7 @@ from loopwright.data.loaders import make_loader
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.settings import TrainSettings
 from loopwright.engine.state import snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
@@ -69,11 +70,21 @@ def train(
     return run_seeds(composed.recipe, out=out, resume=resume, overrides=composed.overrides, hooks=hooks)
 
 
-def resume(path: str | Path, *overrides: str, hooks: Iterable[Hook] = ()) -> Outcome:
-    """Go on with a recorded run; overrides (more epochs, other patience) make a child run of it instead."""
+def resume(
+    path: str | Path,
+    *overrides: str,
+    allow_import: Iterable[str] = (),
+    config_dir: str | Path | None = None,
+    hooks: Iterable[Hook] = (),
+) -> Outcome:
+    """Go on with a recorded run; overrides (more epochs, other patience) make a child run of it instead.
+
+    A recorded recipe imports only from the packages named by `allow_import`. Raises RunError.
+    """
     from loopwright.resuming import resume_run
 
-    return resume_run(Path(path), overrides, hooks=hooks)
+    directory = Path(config_dir) if config_dir else None
+    return resume_run(Path(path), overrides, allow_import=allow_import, config_dir=directory, hooks=hooks)
 
 
 def fit(
@@ -101,8 +112,9 @@ def fit(
     batch's mean. `train`, `val`, `test` are tensors or arrays (a tuple's last one is the target), a Dataset or a
     DataLoader. `metrics` maps names to functions of (prediction, target), a value per sample or a mean; write
     `(function, "max")` where more is better. Any key of a recipe can be given: `stop={"patience": 5}`,
-    `schedule="cosine"`, `record={"checkpoint_every": "5 steps"}`, `device="cpu"`. `resume` goes on with the newest run
-    of the same identity. A given module is trained in place and ends with the last weights. Raises LoopwrightError.
+    `schedule="cosine"`, `record={"checkpoint_every": "5 steps"}`, `device="cpu"`; those of `train` by their own names:
+    `clip_norm=1.0`, `accumulate=2`, `validate_every="50 steps"`. `resume` goes on with the newest run of the same
+    identity. A given module is trained in place and ends with the last weights. Raises LoopwrightError.
 
     >>> X = torch.randn(64, 3)
     >>> fit(nn.Linear(3, 1), nn.MSELoss(), train=(X, X.sum(1, keepdim=True)), epochs=2, record={"save": False}).epochs
@@ -129,7 +141,7 @@ def fit(
     optim: dict[str, Any] = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
     if lr is not None:
         optim["lr"] = lr
-    shortcuts = {"epochs": epochs, "batch_size": batch_size}
+    portions = {key: recipe.pop(key) for key in TrainSettings.model_fields if key in recipe}
     tree = {
         "name": name,
         "seed": seed,
@@ -143,10 +155,12 @@ def fit(
         "optim": optim,
         "stop": stop,
         **recipe,
-        "train": {**shortcuts, **(recipe.get("train") or {})},
+        "train": {"epochs": epochs, "batch_size": batch_size, **portions},
     }
     parsed = parse(tree)
     device, batch = resolve_device(parsed.device), parsed.train.batch_size
+    if train is None:
+        raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
     try:
         loaders: dict[Split, Any] = {
             "train": make_loader(train, batch, streams, "train", device),

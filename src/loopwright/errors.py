@@ -33,7 +33,9 @@ class ConfigError(UserError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        given = (problems,) if isinstance(problems, str) else problems
+        # A key or a value may hold a line break; a problem is one line.
+        self.problems: tuple[str, ...] = tuple(" ".join(problem.splitlines()) for problem in given)
         super().__init__("\n".join(self.problems))
 
 

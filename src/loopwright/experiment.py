@@ -112,6 +112,7 @@ def _train(
         "initial_weights_sha256": built.initial_sha256,
         **origin.environment(built.device),
     }
+    built.streams.pin("start")  # the checkpoint of step 0 holds no trace of what the caller had drawn
     resumed = recorder.open(state)
     recorded = read_json(where.path / "environment.json") if resumed else None
     if recorded is None:

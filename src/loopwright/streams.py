@@ -56,13 +56,13 @@ class Streams:
     def pin(self, *address: Address) -> None:
         """Set the global generators of torch, NumPy and Python to an address."""
         key = self.seed(*address)
-        _pin_torch(key)
+        pin_torch(key)
         np.random.seed(key & 0xFFFF_FFFF)
         random.seed(key)
 
     def pin_torch(self, *address: Address) -> int:
         """Set only torch's global generators (2 us, against 12 us for `pin`); returns the seed they now report."""
-        return _pin_torch(self.seed(*address))
+        return pin_torch(self.seed(*address))
 
     @contextmanager
     def fork(self, *address: Address) -> Iterator[None]:
@@ -74,12 +74,19 @@ class Streams:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Leave the global generators of torch, NumPy and Python as they were, whatever the block draws (25 us)."""
-    state = global_state()
+    """Leave the global generators of torch, NumPy and Python as they were, whatever the block draws.
+
+    The states are kept in each library's own form: 85 us, of which NumPy takes 70; by way of `global_state` it is 145.
+    """
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    state, numpy_state, python_state = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
     try:
         yield
     finally:
-        restore_global_state(state)
+        torch.default_generator.set_state(state)
+        _restore_cuda(cuda)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def global_state() -> dict[str, Any]:
@@ -102,9 +109,7 @@ def global_state() -> dict[str, Any]:
 def restore_global_state(state: dict[str, Any]) -> None:
     """Undo: set every global generator to what `global_state` returned."""
     torch.default_generator.set_state(state["torch_rng_state"])
-    if state["cuda_rng_state"] and torch.cuda.is_available():
-        for device, saved in enumerate(state["cuda_rng_state"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(saved, device)
+    _restore_cuda(state["cuda_rng_state"])
     saved = state["numpy_rng_state"]
     keys = saved["keys"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, saved["position"], saved["has_gauss"], saved["cached"]))
@@ -112,7 +117,14 @@ def restore_global_state(state: dict[str, Any]) -> None:
     random.setstate((saved["version"], tuple(saved["internal"].tolist()), saved["gauss"]))
 
 
-def _pin_torch(key: int) -> int:
+def _restore_cuda(states: list[torch.Tensor]) -> None:
+    if states and torch.cuda.is_available():
+        for device, saved in enumerate(states[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(saved, device)
+
+
+def pin_torch(key: int) -> int:
+    """Set torch's global generators to a key; returns the seed they now report."""
     seed = key & 0x7FFF_FFFF_FFFF_FFFF
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -14,6 +14,8 @@ import click
 from loopwright import __version__
 from loopwright.errors import LoopwrightError
 
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # earlier than click 8.2 it prints by itself
+
 
 class Lazy(click.Group):
     """A group whose commands are imported when they are called, so that `--help` costs milliseconds."""
@@ -68,6 +70,7 @@ def loopwright() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code. User errors are one line each on stderr; bugs keep their traceback."""
+    stdout = sys.stdout
     try:
         code = loopwright.main(args=None if arguments is None else list(arguments), standalone_mode=False)
         sys.stdout.flush()
@@ -75,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)
         code = error.exit_code
+    except _NO_ARGUMENTS as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
         click.echo(f"error: {error.format_message()}{where}", err=True)
@@ -89,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone (`| head`); nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        code = 0  # click saw it first, and has put a stream in the way that swallows the rest
     except Exception:
         traceback.print_exc()
         click.echo("error: this is a bug in Loopwright or in code it was given; the traceback is above", err=True)

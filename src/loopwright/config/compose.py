@@ -6,7 +6,8 @@ result; then `schema.parse` judges the whole tree, so that every problem is repo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from hydra import initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -28,6 +29,8 @@ from loopwright.plugins import load_builtin
 
 PACKAGED = Path(__file__).parent.parent / "conf"
 DEFAULT_EXPERIMENT = "regression_diabetes"
+# The keys that take a choice by name, as groups.
+CHOICES = ("task", "task/data", "model", "optim", "schedule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +66,22 @@ def compose(
     """
     load_builtin()
     _check_config_dir(config_dir)
+    problems: list[str] = []
     with imports_allowed(None if base is None else allow_import):
         for module in allow_import:
             _import(module)
-        assignments = [parse_override(text) for text in overrides]
+        assignments = [read for text in overrides if (read := _read(text, problems)) is not None]
         if base is not None:
-            # Never resolved: a recorded recipe holds values, and must not read the environment.
-            tree, experiment = _laid(OmegaConf.create(base), assignments, resolve=False), None
+            # Plain values only, never resolved: a recorded recipe must not read the environment.
+            tree, experiment = _lay(_merge({}, base), {}, assignments, config_dir, problems), None
         else:
-            written = _read_yaml(file) if file else {}
-            tree, experiment = _composed(written, assignments, config_dir)
-        recipe = parse(tree)
+            tree, experiment = _composed(_read_yaml(file) if file else {}, assignments, config_dir, problems)
+        try:
+            recipe = parse(tree)
+        except ConfigError as error:
+            raise ConfigError([*problems, *error.problems]) from error
+    if problems:
+        raise ConfigError(problems)
     return Composed(recipe, experiment, tuple(overrides))
 
 
@@ -91,11 +99,15 @@ def parse_override(text: str) -> Assignment:
     key, equals, value = text.partition("=")
     try:
         parsed: Override | None = _parser().parse_override(text)
-    except HydraException:
+    except (HydraException, RecursionError):
         parsed = _quoted(key, value) if equals else None
-    if parsed is None:
+    if parsed is None or not parsed.key_or_group:
         raise ConfigError(f"`{text}` is not an override; write key=value, for example train.epochs=20")
+    if parsed.package is not None:
+        raise ConfigError(f"`{text}` places a group with `@`, which recipes do not use; write the dotted key")
     if parsed.is_delete():
+        if equals:
+            raise ConfigError(f"`{text}` gives a value to a key that is to be removed; write `~{parsed.key_or_group}`")
         return Assignment(parsed.key_or_group, None, delete=True)
     if parsed.is_sweep_override():
         return Assignment(parsed.key_or_group, value)
@@ -103,11 +115,15 @@ def parse_override(text: str) -> Assignment:
 
 
 def _quoted(key: str, value: str) -> Override | None:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     try:
-        return _parser().parse_override(f"{key}='{escaped}'")
+        return _parser().parse_override(f"{key}={_quote(value)}")
     except HydraException:
         return None
+
+
+def _quote(text: str) -> str:
+    """A text in Hydra's quotes, where a backslash is special before a quote only."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 @cache
@@ -115,106 +131,149 @@ def _parser() -> OverridesParser:
     return OverridesParser.create()
 
 
-def _composed(
-    written: dict[str, Any], assignments: list[Assignment], config_dir: Path | None
-) -> tuple[dict[str, Any], str | None]:
-    """Choose group files (experiment first), compose them, lay the user's file and then the overrides on top."""
-    chosen: dict[str, str] = {}
-    rest: list[Assignment] = []
-    top = dict(written)
-    for group in _groups(config_dir):
-        node: Any = top
-        *parents, leaf = group.split("/")
-        for parent in parents:
-            node = node.get(parent, {}) if isinstance(node, dict) else {}
-        if isinstance(node, dict) and isinstance(node.get(leaf), str) and (group, node[leaf]) in _options(config_dir):
-            chosen[group] = node.pop(leaf)
-    for assignment in assignments:
-        group = assignment.key.replace(".", "/")
-        if isinstance(assignment.value, str) and (group, assignment.value) in _options(config_dir):
-            chosen[group] = assignment.value
-        else:
-            rest.append(assignment)
-    experiment = _experiment(chosen, top, rest, config_dir)
-    hydra_overrides = [f"{group}={value}" for group, value in chosen.items() if group != "experiment"]
-    if experiment is not None:
-        hydra_overrides.append(f"experiment={experiment}")
-    if config_dir is not None:
-        hydra_overrides.append(f"hydra.searchpath=['file://{config_dir.resolve()}']")
+def _read(text: str, problems: list[str]) -> Assignment | None:
     try:
-        with initialize_config_module("loopwright.conf", version_base="1.3"):
-            config = hydra_compose("config", overrides=hydra_overrides)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"the configuration does not compose: {_first_line(error)}") from error
-    OmegaConf.set_struct(config, False)
-    for key, value in top.items():
-        _lay_file(config, key, value)
-    tree = _laid(config, rest)
-    tree.setdefault("name", None)
-    if tree["name"] is None and experiment is not None:
+        return parse_override(text)
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _composed(
+    written: dict[str, Any], assignments: list[Assignment], config_dir: Path | None, problems: list[str]
+) -> tuple[dict[str, Any], str | None]:
+    """The experiment's values, the user's file and the overrides laid on top of them, interpolations resolved."""
+    named = [written.pop("experiment")] if "experiment" in written else []
+    named += [a.value for a in assignments if a.key == "experiment"]
+    rest = [a for a in assignments if a.key != "experiment"]
+    if named:
+        experiment = _known_experiment(named[-1], config_dir)
+    else:
+        asked = [written.get("task"), *(a.value for a in rest if a.key.replace(".", "/") in ("task", "task/name"))]
+        own_task = any(_name_of(part) is not None for part in asked)
+        experiment = None if own_task else DEFAULT_EXPERIMENT
+    tree = _hydra("experiment", experiment, config_dir) if experiment else {}
+    _lay(tree, written, rest, config_dir, problems)
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError([*problems, f"the configuration does not resolve: {_first_line(error)}"]) from error
+    assert isinstance(resolved, dict)
+    tree = {str(key): value for key, value in resolved.items()}
+    if tree.get("name") is None:
         tree["name"] = experiment
     return tree, experiment
 
 
-def _experiment(
-    chosen: dict[str, str], written: dict[str, Any], rest: list[Assignment], config_dir: Path | None
-) -> str | None:
-    """The experiment asked for; the default one unless the user chose a task of their own."""
-    named = [written.pop("experiment")] if "experiment" in written else []
-    named += [a.value for a in rest if a.key == "experiment"]
-    rest[:] = [a for a in rest if a.key != "experiment"]
-    if "experiment" in chosen:
-        return chosen["experiment"]
-    if named:
-        if named[-1] is None:
-            return None
-        known = sorted(option for group, option in _options(config_dir) if group == "experiment")
-        raise ConfigError(
-            f"`experiment` is {named[-1]!r}; use one of: {', '.join(known)}{nearest(str(named[-1]), known)}"
-        )
-    own_task = "task" in chosen or any(a.key in ("task", "task.name") for a in rest) or _names_task(written)
-    return None if own_task else DEFAULT_EXPERIMENT
+def _known_experiment(name: Any, config_dir: Path | None) -> str | None:
+    known = sorted(option for group, option in _options(config_dir) if group == "experiment")
+    if name is None or name in known:
+        return name  # type: ignore[no-any-return]  # a text: it is in the list
+    raise ConfigError(f"`experiment` is {name!r}; use one of: {', '.join(known)}{nearest(str(name), known)}")
 
 
-def _names_task(written: dict[str, Any]) -> bool:
-    task = written.get("task")
-    return isinstance(task, str) or (isinstance(task, dict) and "name" in task)
-
-
-def _lay_file(config: DictConfig, key: str, value: Any) -> None:
-    """Lay a top-level key of the user's file on the tree; a part that names another choice replaces the old one."""
-    held = config.get(key)
-    if isinstance(value, dict) and "name" in value and held is not None and held.get("name") != value["name"]:
-        config[key] = value
-    else:
-        OmegaConf.update(config, key, value, merge=True)
-
-
-def _laid(config: DictConfig, assignments: list[Assignment], *, resolve: bool = True) -> dict[str, Any]:
-    OmegaConf.set_struct(config, False)
-    problems = []
-    for assignment in assignments:
-        key = assignment.key.replace("/", ".")
-        try:
-            if assignment.delete:
-                parent, _, leaf = key.rpartition(".")
-                owner = OmegaConf.select(config, parent) if parent else config
-                if not isinstance(owner, DictConfig) or leaf not in owner:
-                    problems.append(f"`~{key}`: there is no such key to remove")
-                    continue
-                del owner[leaf]
-            else:
-                OmegaConf.update(config, key, assignment.value, merge=True, force_add=True)
-        except (OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
-            problems.append(f"`{key}` cannot be set to {assignment.value!r}: {_first_line(error)}")
-    if problems:
-        raise ConfigError(problems)
+def _hydra(group: str, name: str, config_dir: Path | None) -> dict[str, Any]:
+    """What Hydra makes of one group file and its defaults list, unresolved."""
+    overrides = [f"{group}={_quote(name)}"]
+    if config_dir is not None:
+        overrides.append(f"hydra.searchpath=[{_quote(f'file://{config_dir.resolve()}')}]")
     try:
-        tree = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not resolve: {_first_line(error)}") from error
+        with initialize_config_module("loopwright.conf", version_base="1.3"):
+            tree = OmegaConf.to_container(hydra_compose("config", overrides=overrides), resolve=False)
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{group}={name} does not compose: {_first_line(error)}") from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
+
+
+def _lay(
+    tree: dict[str, Any],
+    written: dict[str, Any],
+    assignments: list[Assignment],
+    config_dir: Path | None,
+    problems: list[str],
+) -> dict[str, Any]:
+    """Lay the user's file and the overrides on a tree: first what they choose by name, then their other keys.
+
+    So `optim.lr=0.1 optim=sgd` means the same in either order. A part that names another choice starts afresh: the
+    experiment's values of that part belong to the choice it had made. An override's choice goes over the file's.
+    """
+    for group in CHOICES:
+        said = [a.value for a in assignments if _chosen(a, group)]
+        *parents, leaf = group.split("/")
+        owner: Any = written
+        for parent in parents:
+            owner = owner.get(parent, {}) if isinstance(owner, dict) else {}
+        held = owner.get(leaf) if isinstance(owner, dict) else None
+        if isinstance(held, str):
+            said.insert(0, owner.pop(leaf))
+        if said:
+            part = _part(group, said[-1], config_dir)
+            _merge(tree, part)
+            for key in group.split("/"):
+                part = part.get(key, {})
+            if isinstance(held, dict) and "name" in held and held["name"] != part.get("name"):
+                del owner[leaf]
+    _merge(tree, written)
+    for assignment in assignments:
+        if not any(_chosen(assignment, group) for group in CHOICES):
+            problem = _assign(tree, assignment)
+            problems += [problem] if problem else []
+    return tree
+
+
+def _chosen(assignment: Assignment, group: str) -> bool:
+    """Whether an override chooses by name: `model=gru`, or `model.name=gru`."""
+    key = assignment.key.replace(".", "/")
+    return isinstance(assignment.value, str) and key in (group, f"{group}/name")
+
+
+def _part(group: str, name: str, config_dir: Path | None) -> dict[str, Any]:
+    """The tree that a choice by name stands for: the values of the user's group file, or just the name."""
+    if config_dir is not None and (group, name) in _files(config_dir) and (group, name) not in _files(PACKAGED):
+        return _hydra(group, name, config_dir)
+    tree: dict[str, Any] = {"name": name}
+    for key in reversed(group.split("/")):
+        tree = {key: tree}
+    return tree
+
+
+def _merge(tree: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one tree on another, key by key; a part that names another choice replaces the old one as a whole."""
+    for key, value in above.items():
+        held = tree.get(key)
+        if not isinstance(value, Mapping):
+            tree[key] = value
+        elif isinstance(held, dict) and ("name" not in value or value["name"] == held.get("name")):
+            _merge(held, value)
+        else:
+            tree[key] = _merge({}, value)
+    return tree
+
+
+def _assign(tree: dict[str, Any], assignment: Assignment) -> str | None:
+    """Carry out one override; returns a line where it cannot be."""
+    key = assignment.key.replace("/", ".")
+    *parents, leaf = key.split(".")
+    for depth, parent in enumerate(parents):
+        held = tree.get(parent)
+        if held is not None and not isinstance(held, dict):
+            where = ".".join(parents[: depth + 1])
+            return f"`{key}` cannot be set: `{where}` is {held!r}, which has no keys below it"
+        if held is None:
+            held = tree[parent] = {}
+        tree = held
+    if not assignment.delete:
+        _merge(tree, {leaf: assignment.value})
+    elif tree.pop(leaf, tree) is tree:
+        return f"`~{key}`: there is no such key to remove"
+    return None
+
+
+def _name_of(part: Any) -> str | None:
+    """The choice that a part of a user's file names."""
+    name = part.get("name") if isinstance(part, dict) else part
+    return name if isinstance(name, str) else None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -241,23 +300,14 @@ def _check_config_dir(config_dir: Path | None) -> None:
         raise ConfigError(f"--config-dir {config_dir}: there is no such directory")
 
 
-def _roots(config_dir: Path | None) -> list[Path]:
-    return [PACKAGED, *([config_dir] if config_dir else [])]
+def _files(root: Path) -> set[tuple[str, str]]:
+    """(group, name) of every group file below a directory."""
+    found = {(path.parent.relative_to(root).as_posix(), path.stem) for path in root.rglob("*.yaml")}
+    return {(group, name) for group, name in found if group != "."}
 
 
 def _options(config_dir: Path | None) -> set[tuple[str, str]]:
-    """(group, name) of every group file, packaged and the user's."""
-    found = set()
-    for root in _roots(config_dir):
-        for path in root.rglob("*.yaml"):
-            group = path.parent.relative_to(root).as_posix()
-            if group != ".":
-                found.add((group, path.stem))
-    return found
-
-
-def _groups(config_dir: Path | None) -> list[str]:
-    return sorted({group for group, _ in _options(config_dir)})
+    return _files(PACKAGED) | (_files(config_dir) if config_dir else set())
 
 
 def _import(module: str) -> None:

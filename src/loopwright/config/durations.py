@@ -47,8 +47,10 @@ def _validate(value: Any) -> Duration:
         return value
     try:
         return Duration.parse(value if isinstance(value, str) else repr(value))
-    except ValueError as error:
-        raise PydanticCustomError("duration", "{message}", {"message": str(error)}) from None
+    except ValueError:
+        raise PydanticCustomError(
+            "duration", "it should be a duration: '10 epochs', '500 steps', '30 s', '20 min' or '2 h'"
+        ) from None
 
 
 DurationField = Annotated[Duration, PlainValidator(_validate), PlainSerializer(str, return_type=str)]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from loopwright.config.node import Node
@@ -21,9 +22,7 @@ def trajectory(node: Node) -> dict[str, Any]:
     dumped = node.model_dump(mode="json")
     kept: dict[str, Any] = {}
     for name, field in type(node).model_fields.items():
-        extra = field.json_schema_extra
-        shapes = extra.get("trajectory", True) if isinstance(extra, Mapping) else True
-        if not shapes or (isinstance(node, Recipe) and name == "seed"):
+        if not shapes_trajectory(field) or (isinstance(node, Recipe) and name == "seed"):
             continue
         value = getattr(node, name)
         if isinstance(value, Node):
@@ -35,6 +34,12 @@ def trajectory(node: Node) -> dict[str, Any]:
         elif field.default is PydanticUndefined or value != field.default:
             kept[name] = dumped[name]
     return kept
+
+
+def shapes_trajectory(field: FieldInfo) -> bool:
+    """Whether a key of the schema is declared to shape the trajectory."""
+    extra = field.json_schema_extra
+    return bool(extra.get("trajectory", True)) if isinstance(extra, Mapping) else True
 
 
 def recipe_id(recipe: Recipe, fingerprint: str) -> str:

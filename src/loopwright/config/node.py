@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise PydanticCustomError("home", "there is no such user's home; write the path out") from None
+
 
 # A file the user names. Kept as an absolute path, so that a run can be resumed from another directory.
-FilePath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
+FilePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class FrozenDict(dict[str, Any]):
+    """A mapping that a frozen recipe can hold: it can be hashed, and cannot be changed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
+        return FrozenDict, (dict(self),)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("a recipe is frozen; make another with model_copy(update=...)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+def frozen(value: Any) -> Any:
+    """Plain values, lists as tuples and mappings as `FrozenDict`, all the way down. Raises ValueError for others."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise PydanticCustomError("plain", "its keys have to be text")
+        return FrozenDict({key: frozen(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(frozen(item) for item in value)
+    if not (value is None or isinstance(value, str | bool | int | float)):
+        raise PydanticCustomError(
+            "plain", "it holds a {kind}; a recipe holds plain values", {"kind": type(value).__name__}
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("plain", "it holds {value}; give a finite number", {"value": value})
+    return value
+
+
+# Keywords for something that judges them itself.
+Keywords = Annotated[dict[str, Any], AfterValidator(frozen)]
 
 
 class Node(BaseModel):

@@ -59,7 +59,7 @@ def lookup(group: str, name: str) -> type[Node]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint ` (nearest: x)` for a misspelt word, or an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -79,6 +79,13 @@ class ChoiceOf:
         if cls is None and self.aliases is not None:
             cls = self.aliases(name)
         return cls if cls is not None and issubclass(cls, self.base) else None
+
+    def known(self, name: Any) -> type[Node] | None:
+        """What `find` says, and None where it cannot be asked: for hints, not for validation."""
+        try:
+            return self.find(name) if isinstance(name, str) else None
+        except PydanticCustomError:
+            return None
 
 
 @contextmanager
@@ -124,10 +131,13 @@ def _imported(path: str) -> type[Node]:
     return found
 
 
-def Choice(group: str, base: type[Node] = Node, aliases: Aliases | None = None) -> Any:  # noqa: N802 - reads as a type
+def Choice(  # noqa: N802 - reads as a type
+    group: str, base: type[Node] = Node, aliases: Aliases | None = None, default: str | None = None, also: Iterable[str] = ()
+) -> Any:
     """The annotation of a key that takes a registered choice: `{"name": "gru", ...}`, just `"gru"`, or an instance.
 
-    `aliases` may resolve further names (the optimizers of torch by class name).
+    `aliases` may resolve further names (the optimizers of torch by class name). `default` is the name of a mapping that
+    gives none (`optim.lr=0.1` alone), `also` what else a misspelt name may have meant.
     """
     choice = ChoiceOf(group, base, aliases)
 
@@ -135,11 +145,13 @@ def Choice(group: str, base: type[Node] = Node, aliases: Aliases | None = None) 
         if isinstance(value, base):
             return value
         tree = {"name": value} if isinstance(value, str) else value
+        if isinstance(tree, dict) and "name" not in tree and default is not None:
+            tree = {"name": default, **tree}
         if not isinstance(tree, dict) or not isinstance(tree.get("name"), str):
             raise PydanticCustomError(
                 "choice",
-                "{given}; give a name, one of: {known}",
-                {"given": repr(value), "known": ", ".join(names(group, base))},
+                "give a name, one of: {known}",
+                {"known": ", ".join(names(group, base))},
             )
         name = tree["name"]
         cls = choice.find(name)
@@ -148,7 +160,7 @@ def Choice(group: str, base: type[Node] = Node, aliases: Aliases | None = None) 
             raise PydanticCustomError(
                 "choice_name",
                 "{name} is not known; use one of: {known}{hint}",
-                {"name": repr(name), "known": ", ".join(known), "hint": nearest(name, known)},
+                {"name": repr(name), "known": ", ".join(known), "hint": nearest(name, [*known, *also])},
             )
         return cls.model_validate(tree)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -45,7 +45,7 @@ class Recipe(Node):
     stop: StopSettings = setting(StopSettings(), "when training ends early, and which metric `best` follows")
     record: RecordSettings = setting(RecordSettings(), "what is written, and how often", trajectory=False)
     hooks: HookSettings = setting(HookSettings(), "observers of a run", trajectory=False)
-    plots: str = setting(
+    plots: Literal["minimal", "none"] = setting(
         "minimal", "figures drawn from the record: minimal (curves at the end) or none", trajectory=False
     )
 
@@ -67,65 +67,48 @@ class Recipe(Node):
             raise PydanticCustomError("device", "use auto, cpu, cuda or cuda:N")
         return device
 
-    @field_validator("plots")
-    @classmethod
-    def _plots_are_known(cls, plots: str) -> str:
-        if plots not in ("minimal", "none"):
-            raise PydanticCustomError("plots", "use minimal or none")
-        return plots
-
     @model_validator(mode="before")
     @classmethod
     def _model_defaults_to_the_tasks(cls, tree: Any) -> Any:
-        if isinstance(tree, Mapping) and tree.get("model") is None:
+        model = tree.get("model") if isinstance(tree, Mapping) else None
+        nameless = isinstance(model, Mapping) and "name" not in model
+        if isinstance(tree, Mapping) and (model is None or nameless):
             field = cls.model_fields["task"]
             choice = choice_of(field)
             given = tree.get("task")
             name = given.get("name") if isinstance(given, Mapping) else given
-            found = (
-                type(given)
-                if isinstance(given, TaskConfig)
-                else choice.find(name)
-                if choice and isinstance(name, str)
-                else None
-            )
+            found = type(given) if isinstance(given, TaskConfig) else choice.known(name) if choice else None
             default = getattr(found, "default_model", None)
             if default is not None:
-                return {**tree, "model": default}
+                return {**tree, "model": {"name": default, **(model or {})}}
         return tree
 
     @model_validator(mode="after")
-    def _model_fits_task(self) -> Recipe:
-        wanted = type(self.task).models
-        if wanted is None and self.model is not None:
-            raise PydanticCustomError(
-                "model", "`model` is {model}; the task {task} has no top-level model, leave it out", self._chosen()
-            )
-        if wanted is not None and not isinstance(self.model, wanted):
-            raise PydanticCustomError(
-                "model",
-                "`model` is {model}; the task {task} takes one of: {known}",
-                {**self._chosen(), "known": ", ".join(names("model", wanted))},
-            )
+    def _parts_fit(self) -> Recipe:
+        problems = [*self._model_problems(), *self._metric_problems()]
+        if problems:
+            raise PydanticCustomError("parts", "{lines}", {"lines": "\n".join(problems)})
         return self
 
-    @model_validator(mode="after")
-    def _monitor_and_gate_are_measured(self) -> Recipe:
+    def _model_problems(self) -> Iterator[str]:
+        wanted = type(self.task).models
+        model, task = (repr(getattr(part, "name", None)) for part in (self.model, self.task))
+        if wanted is None and self.model is not None:
+            yield f"`model` is {model}; the task {task} has no top-level model, leave it out"
+        if wanted is not None and not isinstance(self.model, wanted):
+            yield f"`model` is {model}; the task {task} takes one of: {', '.join(names('model', wanted))}"
+
+    def _metric_problems(self) -> Iterator[str]:
         known = [f"val_{name}" for name in self.task.metrics()]
+        measured = f"the task measures: {', '.join(known)}"
         if self.stop.monitor is not None and self.monitor not in (*known, "train_loss"):
-            raise PydanticCustomError(
-                "monitor",
-                "`stop.monitor` is {given}; the task measures: {known}{hint}",
-                {"given": repr(self.stop.monitor), "known": ", ".join(known), "hint": nearest(self.monitor, known)},
-            )
-        for name in self.stop.gate or {}:
+            yield f"`stop.monitor` is {self.stop.monitor!r}; {measured}{nearest(self.monitor, known)}"
+        gate = self.stop.gate or {}
+        for name in gate:
             if prefixed(name) not in known:
-                raise PydanticCustomError(
-                    "gate",
-                    "`stop.gate` names {given}; the task measures: {known}{hint}",
-                    {"given": repr(name), "known": ", ".join(known), "hint": nearest(prefixed(name), known)},
-                )
-        return self
+                yield f"`stop.gate` names {name!r}; {measured}{nearest(prefixed(name), known)}"
+            elif prefixed(name) != name and prefixed(name) in gate:
+                yield f"`stop.gate` names {name!r} twice (without a prefix `val_` is meant); leave one of them out"
 
     @property
     def monitor(self) -> str:
@@ -137,9 +120,6 @@ class Recipe(Node):
         """`min` or `max`: the recipe's word, else the task's for that metric."""
         return self.stop.mode or self.task.metrics().get(self.monitor.removeprefix("val_"), "min")
 
-    def _chosen(self) -> dict[str, str]:
-        return {"model": repr(getattr(self.model, "name", None)), "task": repr(getattr(self.task, "name", None))}
-
 
 def prefixed(metric: str) -> str:
     """A metric's column in metrics.csv: without a prefix, `val_` is meant."""
@@ -148,18 +128,34 @@ def prefixed(metric: str) -> str:
 
 def parse(tree: Mapping[str, Any]) -> Recipe:
     """Validate a tree of plain values as a whole. Raises ConfigError with a line for every problem."""
+    problems = list(_not_text(tree))
+    if problems:
+        raise ConfigError(problems)
     plain = {key: _frozen(value) for key, value in tree.items()}
-    problems = []
     if plain.get("seeds") is not None and "seed" in plain:
         problems.append(f"`seeds` is {list(plain['seeds'])} and `seed` is {plain['seed']}; give one of them")
         plain = {key: value for key, value in plain.items() if key != "seed"}
     try:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
-        problems += [_line(problem, plain) for problem in error.errors()]
+        errors = error.errors()
+        problems += _lines(errors, plain)
+        problems += _whether_parts_fit(plain, {str(problem["loc"][0]) for problem in errors if problem["loc"]})
     if problems:
         raise ConfigError(problems)
     return recipe
+
+
+def _whether_parts_fit(tree: Mapping[str, Any], wrong: set[str]) -> list[str]:
+    """How the sound parts of a tree that is wrong elsewhere fit together: pydantic looks only when all are sound."""
+    if not wrong or "task" in wrong:
+        return []
+    sound = {key: tree[key] for key in ("task", "model", "stop") if key in tree and key not in wrong}
+    try:
+        Recipe.model_validate(sound)
+    except ValidationError as error:
+        return [line for problem in error.errors() if not problem["loc"] for line in problem["msg"].splitlines()]
+    return []
 
 
 def plain(recipe: Node) -> dict[str, Any]:
@@ -179,8 +175,8 @@ def walk(cls: type[Node], tree: Any = None, prefix: str = "") -> Iterator[tuple[
         choice = choice_of(field)
         if choice is not None:
             given = field.default if given is None else given
-            chosen = given.get("name") if isinstance(given, Mapping) else getattr(given, "name", given)
-            below = type(given) if isinstance(given, Node) else choice.find(chosen) if isinstance(chosen, str) else None
+            chosen = given.get("name", field.default) if isinstance(given, Mapping) else getattr(given, "name", given)
+            below = type(given) if isinstance(given, Node) else choice.known(chosen)
         else:
             kinds = [
                 k
@@ -200,6 +196,19 @@ def choice_of(field: FieldInfo) -> ChoiceOf | None:
     return next((mark for mark in marks if isinstance(mark, ChoiceOf)), None)
 
 
+def _not_text(value: Any, key: str = "") -> Iterator[str]:
+    """A line for every text that no file could hold."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _not_text(str(name), f"{key}.{name!a}" if key else f"{name!a}")
+            yield from _not_text(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _not_text(item, f"{key}.{index}")
+    elif isinstance(value, str) and re.search("[\x00\ud800-\udfff]", value):
+        yield f"`{key}` is {value!a}; it holds bytes that are not text (UTF-8)"
+
+
 def _frozen(value: Any) -> Any:
     """Lists as tuples, all the way down."""
     if isinstance(value, Mapping):
@@ -207,21 +216,48 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _line(problem: ErrorDetails, tree: Mapping[str, Any]) -> str:
-    """One problem as a line that names the key, the value and the fix."""
-    key = ".".join(str(part) for part in problem["loc"])
-    given, message = problem["input"], problem["msg"]
-    if problem["type"] == "extra_forbidden":
-        known = [dotted for dotted, _, _ in walk(Recipe, tree)]
-        return f"`{key}` is {_shown(given)}: there is no such key{_nearest_key(key, known)}"
-    if problem["type"] == "missing":
-        return f"`{key}` is missing; give it a value"
-    if not key:
-        return message
-    message = message.removeprefix("Value error, ").replace("Input should", "it should")
-    return (
-        f"`{key}` is {_shown(given)}; {message}" if problem["type"] not in ("choice_name",) else f"`{key}`: {message}"
-    )
+def _lines(problems: list[ErrorDetails], tree: Mapping[str, Any]) -> list[str]:
+    """A line for each problem, naming the key, the value and the fix; what a key may be else comes into one line."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        key, given, message, kind = _key(problem["loc"], tree), problem["input"], problem["msg"], problem["type"]
+        if kind == "extra_forbidden":
+            known = [dotted for dotted, _, _ in walk(Recipe, tree)]
+            message = f"there is no such key{_nearest_key(key, known)}"
+            lines[key, f"`{key}` is {_shown(given)}: "] = [message]
+        elif kind == "missing":
+            lines[key, f"`{key}` is missing; "] = ["give it a value"]
+        elif not key:
+            lines |= {("", line): [""] for line in message.splitlines()}
+        elif not (kind == "too_short" and given):  # given, but each of its items is wrong already
+            message = _MESSAGES.get(kind, message.removeprefix("Value error, ").replace("Input should", "it should"))
+            own = kind == "choice_name" or (isinstance(given, Mapping) and kind not in _MESSAGES)
+            said = lines.setdefault((key, f"`{key}`: " if own else f"`{key}` is {_shown(given)}; "), [])
+            if message not in said:
+                said.append(message.removeprefix("it should be ") if said else message)
+    return [start + " or ".join(said) for (_, start), said in lines.items()]
+
+
+_MESSAGES = {
+    "string_type": "it should be text (on a command line \"key='5'\" keeps a number text)",
+    "bool_type": "it should be true or false",
+    "tuple_type": "it should be a list, for example [1, 2]",
+    "dict_type": "it should be a mapping of keys",
+    "model_type": "it should be a mapping of keys",
+    "too_short": "it should not be empty; null leaves it out",
+}
+_ARM = re.compile(r"constrained-\w+|tuple\[.*\]|str|int|float|bool|\[key\]")
+
+
+def _key(loc: tuple[int | str, ...], tree: Any) -> str:
+    """The dotted key of a problem, without the names pydantic gives to what a key may be (int, tuple[...])."""
+    kept = []
+    for part in loc:
+        inside = isinstance(tree, Mapping) and part in tree
+        if inside or not (isinstance(part, str) and _ARM.fullmatch(part)):
+            kept.append(str(part))
+            tree = tree[part] if inside else None
+    return ".".join(kept)
 
 
 def _nearest_key(key: str, known: list[str]) -> str:

@@ -45,12 +45,12 @@ class _Addressed(Dataset[Any]):
 
 
 class _Batches:
-    """A batch sampler that can be told which batches come next."""
+    """A sampler that can be told which batches (or items that are batches already) come next."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
+        self.batches: list[Any] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -64,17 +64,15 @@ class MapLoader:
         self._given, self._streams, self._split, self._device = loader, streams, split, device
         self._dataset = loader.dataset
         self.num_samples = len(self._dataset)  # type: ignore[arg-type]
-        self._sampler = loader.batch_sampler if loader.batch_size is None else loader.sampler
-        self._own_order = loader.batch_size is None or not isinstance(loader.sampler, RandomSampler | SequentialSampler)
+        self._unbatched = loader.batch_size is None and loader.batch_sampler is None
+        self._own_batches = loader.batch_size is None and not self._unbatched
+        self._own_order = self._own_batches or not _is_plain(loader)
         self._shuffle = isinstance(loader.sampler, RandomSampler)
         self._batch_size, self._drop_last = loader.batch_size or 1, loader.drop_last
-        self._limit: int | None = None
         self._batches = _Batches()
         self._loader: DataLoader[Any] | None = None
 
     def __len__(self) -> int:
-        if self._limit is not None:
-            return -(-self._limit // self._batch_size)
         if self._own_order:
             return len(self._given)
         full, rest = divmod(self.num_samples, self._batch_size)
@@ -85,7 +83,7 @@ class MapLoader:
         subset = Subset(self._dataset, range(min(num_samples, self.num_samples)))
         smaller = DataLoader(
             subset,
-            batch_size=given.batch_size or 1,
+            batch_size=None if self._unbatched else given.batch_size or 1,
             shuffle=self._shuffle,
             collate_fn=given.collate_fn,
             num_workers=given.num_workers,
@@ -94,7 +92,8 @@ class MapLoader:
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
         """The batches of epoch `index` from batch `start` on, moved to the device."""
-        self._batches.batches = [[(index, row) for row in rows] for rows in self._order(index)[start:]]
+        places = [[(index, row) for row in rows] for rows in self._order(index)[start:]]
+        self._batches.batches = [place for (place,) in places] if self._unbatched else places
         if not self._batches.batches:
             return
         batches = iter(self._open())
@@ -109,7 +108,8 @@ class MapLoader:
     def _order(self, epoch: int) -> list[list[int]]:
         if self._own_order:
             with self._streams.fork("sampler", self._split, epoch):
-                if self._given.batch_size is None:
+                self._address_own_generators(epoch)
+                if self._own_batches:
                     return [list(rows) for rows in self._given.batch_sampler or ()]
                 rows = [int(row) for row in self._given.sampler]
         elif self._shuffle:
@@ -119,6 +119,14 @@ class MapLoader:
         chunks = [rows[at : at + self._batch_size] for at in range(0, len(rows), self._batch_size)]
         return chunks[:-1] if self._drop_last and chunks and len(chunks[-1]) < self._batch_size else chunks
 
+    def _address_own_generators(self, epoch: int) -> None:
+        """Torch's samplers may have a generator of their own, which would otherwise remember the epochs before."""
+        batch_sampler = self._given.batch_sampler
+        for sampler in (self._given.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
+            own = getattr(sampler, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(self._streams.seed("sampler", self._split, epoch) & 0x7FFF_FFFF_FFFF_FFFF)
+
     def _open(self) -> DataLoader[Any]:
         given = self._given
         if self._loader is None:
@@ -126,9 +134,12 @@ class MapLoader:
             if given.num_workers:
                 workers = {"persistent_workers": True, "prefetch_factor": given.prefetch_factor}
                 workers |= {"multiprocessing_context": given.multiprocessing_context}
+            order: dict[str, Any] = {"batch_sampler": self._batches}
+            if self._unbatched:
+                order = {"sampler": self._batches, "batch_size": None}
             self._loader = DataLoader(
                 _Addressed(self._dataset, self._streams, self._split),
-                batch_sampler=self._batches,
+                **order,
                 num_workers=given.num_workers,
                 collate_fn=given.collate_fn,
                 pin_memory=given.pin_memory and self._device.type == "cuda",
@@ -214,22 +225,18 @@ def make_loader(
     elif isinstance(given, IterableDataset):
         loader = DataLoader(given, batch_size=batch_size)
     elif isinstance(given, Dataset):
+        if len(given) == 0:  # type: ignore[arg-type]
+            raise ValueError(f"the {split} data have no samples")
         loader = DataLoader(given, batch_size=batch_size, shuffle=train)
     else:
         return _in_memory(_tensors(given), batch_size, streams if train else None, device, split)
     if isinstance(loader.dataset, IterableDataset):
         log.warning("%s is an iterable dataset: a resume reads and discards the batches used before", split)
         return ReplayedLoader(loader, streams, split, device)
-    plain_sampler = type(loader.sampler) in (RandomSampler, SequentialSampler) and loader.batch_size is not None
-    whole = isinstance(loader.sampler, SequentialSampler) or (
-        isinstance(loader.sampler, RandomSampler)
-        and not loader.sampler.replacement
-        and loader.sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
-    )
     in_memory = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate and not loader.drop_last
-    if in_memory and plain_sampler and whole:
+    if in_memory and loader.batch_size is not None and _is_plain(loader):
         order = streams if isinstance(loader.sampler, RandomSampler) else None
-        return _in_memory(cast(TensorDataset, loader.dataset).tensors, loader.batch_size or 1, order, device, split)
+        return _in_memory(cast(TensorDataset, loader.dataset).tensors, loader.batch_size, order, device, split)
     mapped = MapLoader(loader, streams, split, device)
     if len(mapped) == 0:
         raise ValueError(f"the {split} data have no samples")
@@ -247,6 +254,14 @@ def num_rows(batch: Any) -> int:
     while isinstance(batch, list | tuple | dict):
         batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[-1]
     return len(batch)
+
+
+def _is_plain(loader: DataLoader[Any]) -> bool:
+    """Whether the order is torch's own over the whole dataset, shuffled or not."""
+    sampler: Any = loader.sampler
+    if type(sampler) not in (RandomSampler, SequentialSampler) or len(sampler) != len(loader.dataset):  # type: ignore[arg-type]
+        return False
+    return type(sampler) is SequentialSampler or not sampler.replacement
 
 
 def _in_memory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 
 from loopwright.errors import ConfigError
+
+_COMPILER = "TORCHINDUCTOR_DETERMINISTIC"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -37,12 +40,14 @@ def computing(device: torch.device, threads: int, deterministic: bool) -> Iterat
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
         deterministic_settings.fill_uninitialized_memory,
+        os.environ.get(_COMPILER),
     )
     torch.set_num_threads(threads)
     if deterministic:
         # Must be set before CUDA starts; without it cuBLAS may choose another kernel from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        _set_deterministic(True)
+        os.environ.setdefault(_COMPILER, "1")  # read by a compiler that is imported while the block runs
         torch.backends.cudnn.benchmark = False
         # Filling every empty tensor with NaN finds bugs but costs a pass over memory in each of them.
         deterministic_settings.fill_uninitialized_memory = False
@@ -54,6 +59,16 @@ def computing(device: torch.device, threads: int, deterministic: bool) -> Iterat
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        _set_deterministic(before[1], before[2])
         torch.backends.cudnn.benchmark = before[3]
         deterministic_settings.fill_uninitialized_memory = before[4]
+        if before[5] is None:
+            os.environ.pop(_COMPILER, None)
+
+
+def _set_deterministic(mode: bool, warn_only: bool = False) -> None:
+    """`torch.use_deterministic_algorithms`, which imports torch's compiler (1 s) only to tell it as well."""
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+    else:
+        torch._C._set_deterministic_algorithms(mode, warn_only=warn_only)

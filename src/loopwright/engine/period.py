@@ -33,7 +33,7 @@ class Period:
         self.parts: dict[str, tuple[float, int]] = {}
         self.seconds = 0.0
         self.norm_sum = 0.0
-        self.norm_max = 0.0
+        self.norm_max = -1.0  # no norm is known yet
         self._pending: list[StepInfo] = []
 
     @property
@@ -77,7 +77,7 @@ class Period:
             return {"train_loss": None}
         row: dict[str, float | None] = {"train_loss": self.loss_sum / self.samples if self.samples else math.nan}
         row |= {f"train_{name}": total / count if count else None for name, (total, count) in self.parts.items()}
-        if self.norm_max:
+        if self.norm_max >= 0:
             row |= {"train_grad_norm": self.norm_sum / self.steps, "train_grad_norm_max": self.norm_max}
         return row
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from loopwright.config.durations import Duration, DurationField
-from loopwright.config.node import Node, setting
+from loopwright.config.node import Node, frozen, setting
 
 
 class TrainSettings(Node):
@@ -26,15 +26,14 @@ class TrainSettings(Node):
         "fp32", "number format of the forward pass; mixed precision is not offered yet"
     )
 
-    @model_validator(mode="after")
-    def _validate_every_is_no_time(self) -> TrainSettings:
-        if self.validate_every.unit == "seconds":
+    @field_validator("validate_every")
+    @classmethod
+    def _validate_every_is_no_time(cls, every: Duration) -> Duration:
+        if every.unit == "seconds":
             raise PydanticCustomError(
-                "validate_every",
-                "validate_every is '{given}'; give it in epochs or steps (wall time would change the history from run to run)",
-                {"given": str(self.validate_every)},
+                "validate_every", "give it in epochs or steps (wall time would change the history from run to run)"
             )
-        return self
+        return every
 
 
 class StopSettings(Node):
@@ -53,8 +52,9 @@ class StopSettings(Node):
     min_delta_mode: Literal["absolute", "relative"] = setting(
         "absolute", "min_delta in the metric's unit, or as a share of the best value's size"
     )
-    gate: dict[str, float] | None = setting(
-        None, "metric: threshold; training stops at once when all are strictly better than their thresholds"
+    gate: Annotated[dict[str, float], Field(min_length=1), AfterValidator(frozen)] | None = setting(
+        None,
+        "metric: threshold; training stops at once when all are strictly better than their thresholds; null is off",
     )
     hold: int = setting(1, "evaluations in a row that must pass the gate", ge=1)
     budget: DurationField | None = setting(

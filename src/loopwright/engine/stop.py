@@ -65,10 +65,11 @@ class Gate:
     hold: int = 1
 
     def passes(self, history: History) -> bool:
-        evaluated = [row for row in history if all(name in row for name in self.thresholds)]
+        # A row without any val_ value closed without an evaluation (train.validate_every) and says nothing.
+        evaluated = [row for row in history if any(v is not None for k, v in row.items() if k.startswith("val_"))]
         recent = evaluated[-self.hold :]
         return len(recent) == self.hold and all(
-            (value := row[name]) is not None and better(value, threshold, self.modes[name])
+            (value := row.get(name)) is not None and better(value, threshold, self.modes[name])
             for row in recent
             for name, threshold in self.thresholds.items()
         )

@@ -30,7 +30,8 @@ def content_hash(tree: Any) -> str:
 
 def all_finite(weights: Mapping[str, Tensor]) -> bool:
     """Whether every floating-point weight is finite, read back once."""
-    floats = [w for w in weights.values() if w.is_floating_point() and w.numel()]
+    # A module's extra state may be a plain value.
+    floats = [w for w in weights.values() if isinstance(w, Tensor) and w.is_floating_point() and w.numel()]
     if not floats:
         return True
     # A sum is finite unless a term is not (or it overflows, which float64 does not here): one pass, no mask.

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from torch import nn
 from torch.optim import Optimizer
 
-from loopwright.config.node import Node, setting
+from loopwright.config.node import Keywords, Node, setting
 from loopwright.config.registry import Choice, nearest, register
 from loopwright.errors import ConfigError
 from loopwright.optim import fused
@@ -114,7 +114,7 @@ class TorchOptim(OptimConfig):
     """Any optimizer of torch.optim, with its keywords in `args`. The default of `lr` is the class's own."""
 
     name: str = setting(..., "name of a class in torch.optim")
-    args: dict[str, Any] = setting({}, "keywords of the class, other than params and lr")
+    args: Keywords = setting({}, "keywords of the class, other than params and lr")
 
     @model_validator(mode="before")
     @classmethod
@@ -141,7 +141,7 @@ class TorchOptim(OptimConfig):
         probe = type(cls.__name__, (fused.QuietOptimizer, cls), {})
         try:
             probe([nn.Parameter(torch.zeros(1, 1))], lr=self.lr, **self.args)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:  # classes trip over odd values in their own ways (KeyError, IndexError, ...)
             _refuse(f"args is {self.args}, which {self.name} refuses: {error}")
         return self
 
@@ -163,4 +163,4 @@ def _alias(name: str) -> type[Node] | None:
     return TorchOptim if name.lower() in _SPELLING else None
 
 
-OPTIM = Choice("optim", OptimConfig, aliases=_alias)
+OPTIM = Choice("optim", OptimConfig, aliases=_alias, default="adamw", also=_CLASSES)

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch.optim import lr_scheduler
 
-from loopwright.config.node import Node, setting
+from loopwright.config.node import Keywords, Node, setting
 from loopwright.config.registry import Choice, nearest, register
 from loopwright.errors import ConfigError
 from loopwright.optim.fused import QuietOptimizer
@@ -71,6 +71,7 @@ class Constant(ScheduleConfig):
     """The base rate throughout."""
 
     name: Literal["constant"] = "constant"
+    every: Literal["step"] = setting("step", "always step: the rate never changes")
 
     def lr(self, position: int, total: int, base_lr: float) -> float:
         return base_lr
@@ -226,7 +227,7 @@ class TorchSchedule(ScheduleConfig):
 
     name: str = setting(..., "name of a class in torch.optim.lr_scheduler")
     every: Unit = setting("epoch", "whether the scheduler is stepped per step or per epoch")
-    args: dict[str, Any] = setting({}, "keywords of the class, other than the optimizer")
+    args: Keywords = setting({}, "keywords of the class, other than the optimizer")
 
     @model_validator(mode="before")
     @classmethod
@@ -255,7 +256,7 @@ class TorchSchedule(ScheduleConfig):
             self._rates(total=10, base_lr=1.0)(1)  # some values show only when a step is taken
         except ConfigError:  # the length of the run is judged in `build`
             pass
-        except (ValueError, TypeError, ArithmeticError) as error:
+        except Exception as error:  # classes trip over odd values in their own ways (KeyError, IndexError, ...)
             _refuse(f"args is {self.args}, which {self.name} refuses: {error}")
         return self
 
@@ -315,4 +316,4 @@ def _alias(name: str) -> type[Node] | None:
     return TorchSchedule if name.lower() in _SPELLING else None
 
 
-SCHEDULE = Choice("schedule", ScheduleConfig, aliases=_alias)
+SCHEDULE = Choice("schedule", ScheduleConfig, aliases=_alias, default="constant", also=_CLASSES)

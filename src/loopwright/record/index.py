@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loopwright.engine.history import History
 from loopwright.errors import RunError
-from loopwright.record.checkpoint import decode, encode
+from loopwright.record.checkpoint import content, decode, encode
 from loopwright.record.files import sha256, write_atomic, write_json
 
 log = logging.getLogger("loopwright")
@@ -44,6 +47,7 @@ class Index:
     entries: list[Entry] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     model_sha256: str | None = None
+    from_files: bool = False
 
     @property
     def last(self) -> Entry | None:
@@ -76,17 +80,20 @@ class Index:
 
     @classmethod
     def rebuilt(cls, folder: Path, why: str) -> Index:
-        """An index of the checkpoint files that can be read, for when index.json is gone or damaged."""
+        """An index of the checkpoint files that can be read, for when index.json is gone or damaged.
+
+        Every entry counts as rolling: which ones a cadence asked for is the recipe's to say.
+        """
         log.warning("%s %s; rebuilding it from the checkpoint files", folder / "index.json", why)
-        index = cls(folder)
+        index = cls(folder, from_files=True)
+        best_steps: dict[int, int | None] = {}
         for path in sorted(folder.glob("step_*.pt")):
             if not NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
                 continue
             try:
                 tree = decode(path)
-                from loopwright.record.checkpoint import content
-
                 position = (int(tree["step"]), int(tree["epoch"]), int(tree["batch"]))
+                best_steps[position[0]] = _best_step(tree)
                 digest = content(tree)
             except (RunError, KeyError, TypeError, ValueError) as error:
                 log.warning("%s is left out: %s", path, error)
@@ -99,11 +106,14 @@ class Index:
                     path.stat().st_size,
                     sha256(path),
                     digest,
-                    False,
-                    position[2] == 0,
+                    True,
+                    position[2] == 0 and position[1] > 0,
                 )
             )
         index.entries.sort(key=lambda entry: entry.step)
+        newest = index.last
+        tagged = {"initial": 0, "best": best_steps.get(newest.step) if newest else None}
+        index.tags = {tag: e.file for tag, step in tagged.items() for e in index.entries if e.step == step}
         return index
 
     def write(self) -> None:
@@ -125,8 +135,6 @@ class Index:
         if path.is_symlink() or not path.is_file():
             raise RunError(f"checkpoint {path} is missing or not a plain file")
         data = path.read_bytes()
-        import hashlib
-
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise RunError(f"checkpoint {path} is damaged: its bytes do not have the hash in index.json")
         return decode(data)
@@ -186,7 +194,7 @@ class Index:
         """Delete leftovers of a killed process: temporary files, and checkpoints that were never committed."""
         names = {entry.file for entry in self.entries}
         for path in self.folder.iterdir():
-            stray = NAME.fullmatch(path.name) and path.name not in names and not path.is_symlink()
+            stray = NAME.fullmatch(path.name) and path.name not in names  # of a link only itself goes, not its target
             if stray or (path.name.startswith(".") and path.name.endswith(".tmp")):
                 with suppress(OSError):
                     path.unlink()
@@ -214,8 +222,18 @@ class Index:
     def restore_model(self, path: Path) -> None:
         """Write model.pt again from the best checkpoint where it is not the one the index knows."""
         best = self.tagged("best")
-        if best is None or self.model_sha256 is None or (path.is_file() and sha256(path) == self.model_sha256):
+        if best is None or (path.is_file() and sha256(path) == self.model_sha256):
             return
         with suppress(RunError):
             data = encode(self.load(best)["model_state_dict"])
+            self.model_sha256 = hashlib.sha256(data).hexdigest()  # the bytes differ after a reload (pickle's memo)
+            self.write()
             write_atomic(path, data)
+
+
+def _best_step(saved: Mapping[str, Any]) -> int | None:
+    """The step whose row a checkpoint calls the best."""
+    monitor = next((key.removeprefix("best_") for key in saved if key.startswith("best_")), "")
+    best = saved.get(f"best_{monitor}")
+    rows = History.from_state_dict(saved["history"]) if best is not None else ()
+    return next((int(row["step"] or 0) for row in rows if row.get(monitor) == best), None)

@@ -45,9 +45,17 @@ class Found:
 
 
 def find_runs(root: Path, name: str | None = None) -> list[Found]:
-    """Every run below a root, oldest first."""
+    """Every run below a root, oldest first; those of one second in the order in which they were made."""
     found = list(_runs_below(root, name))
-    return sorted(found, key=lambda run: (run.started, run.path.name))
+    return sorted(found, key=lambda run: (run.started, _made_ns(run.path), run.path.name))
+
+
+def _made_ns(path: Path) -> int:
+    """When a run's recipe was written: once, before anything else."""
+    try:
+        return (path / "config.yaml").stat().st_mtime_ns
+    except FileNotFoundError:  # removed meanwhile
+        return 0
 
 
 def _runs_below(root: Path, name: str | None) -> Iterator[Found]:

@@ -75,6 +75,9 @@ class RunRecorder:
             entry, saved = found
             state.load_state_dict(saved)
             self.index.rewind(entry)
+            if self.index.from_files:
+                held = self.index.entries
+                self.index.entries = [replace(e, rolling=not self._at_cadence(e)) for e in held]
             lengths = saved["log_lengths"]
             self._retag(state)
             self.index.write()
@@ -134,6 +137,9 @@ class RunRecorder:
     def finish(self) -> None:
         """After the last checkpoint: wait for the disk, and keep what retention says of a finished run."""
         self.wait()
+        if self._held:  # a diverged run has no last checkpoint, which would have taken the best with it
+            self._start(max(self._held.values(), key=lambda tree: tree["step"]), rolling=True)
+            self.wait()
         if self.index.last is not None:
             dropped = self.index.prune(self._settings.keep_last, self._max_bytes, finished=True)
             self._commit(dropped, None)
@@ -182,6 +188,11 @@ class RunRecorder:
             log.warning(
                 "the checkpoint of the best epoch (step %s) is gone; best follows what comes from here on", step
             )
+
+    def _at_cadence(self, entry: Entry) -> bool:
+        if self._every_steps:
+            return entry.step > 0 and entry.step % self._every_steps == 0
+        return bool(self._every_epochs) and entry.epoch_end and entry.epoch % self._every_epochs == 0
 
     @property
     def _max_bytes(self) -> float | None:

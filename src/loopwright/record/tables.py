@@ -32,16 +32,18 @@ class Table:
             header = io.StringIO()
             csv.writer(header, lineterminator="\n").writerow(self._columns)
             self._file.append(header.getvalue())
-        cells = []
-        for name in self._columns:
-            value = row.get(name)
-            cells.append("" if value is None else repr(value))
-        if len(row) > len(self._columns) or any(name not in self._columns for name in row):
-            new = sorted(set(row) - set(self._columns))
+        if list(row) != self._columns:
+            row = self._in_order(row)
+        cells = ["" if value is None else repr(value) for value in row.values()]
+        self._file.append(",".join(cells) + "\n")
+
+    def _in_order(self, row: Mapping[str, float | None]) -> dict[str, float | None]:
+        new = sorted(set(row) - set(self._columns))
+        if new:
             raise RuntimeError(
                 f"{self._file.path.name} has no column {', '.join(new)}: a run's first row fixes its columns"
             )
-        self._file.append(",".join(cells) + "\n")
+        return {name: row.get(name) for name in self._columns}
 
     def flush(self) -> None:
         self._file.flush()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from loopwright.config.node import Node, setting
+from loopwright.config.node import Node, frozen, setting
 from loopwright.config.registry import register
+from loopwright.data.loaders import num_rows
 from loopwright.engine.loss import Loss
 from loopwright.engine.task import At, Direction, Loader, Split, Sums, Task
 from loopwright.errors import RunError
@@ -30,7 +32,9 @@ class PythonConfig(TaskConfig):
     model: str = setting(..., "hash of the module's structure")
     initial_sha256: str = setting(..., "hash of the initial weights")
     loss: str = setting(..., "the loss function's name")
-    directions: dict[str, Literal["min", "max"]] = setting({}, "own metrics, and which way each is better")
+    directions: Annotated[dict[str, Direction], AfterValidator(frozen)] = setting(
+        {}, "own metrics, and which way each is better"
+    )
 
     def metrics(self) -> Mapping[str, Direction]:
         """The loss and the user's own metrics."""
@@ -92,4 +96,4 @@ def _pair(batch: Any) -> tuple[tuple[Any, ...], Any]:
 
 
 def _count(target: Any) -> int:
-    return len(target)
+    return num_rows(target)

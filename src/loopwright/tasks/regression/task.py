@@ -42,7 +42,7 @@ class RegressionConfig(TaskConfig):
     default_model: ClassVar[str | None] = "mlp"
 
     name: Literal["regression"] = "regression"
-    data: Choice("task/data", TableData) = setting("diabetes", "where the rows come from")  # type: ignore[valid-type]
+    data: Choice("task/data", TableData, default="diabetes") = setting("diabetes", "where the rows come from")  # type: ignore[valid-type]
     loss: LossName = setting("mse", "what is minimised, averaged by sample")
     shuffle: bool = setting(True, "train in a new addressed order every epoch")
 
