@@ -23,7 +23,7 @@ from loopwright.engine.outcome import Outcome
 from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_weights
 from loopwright.engine.task import Task
-from loopwright.errors import LoopwrightError, MachineError
+from loopwright.errors import ConfigError, LoopwrightError, MachineError
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
@@ -62,7 +62,7 @@ def run(
     device = resolve_device(recipe.device)
     origin = Provenance(code=recipe.record.code)
     root = writable_root(out)
-    name = recipe.name or "run"
+    name = recipe.name or str(recipe.task.name).rpartition(":")[2]
     with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
         built = build(recipe, device, task)
         wanted = plan(built)
@@ -131,7 +131,7 @@ def _train(
         recorder.keep_initial(state)
     end = "failed"
     try:
-        with _memory_explained(built):
+        with _machine_explained(built):
             outcome = fit(
                 built.task,
                 state,
@@ -164,7 +164,7 @@ def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> 
     with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
         built = build(recipe, device, task)
         recorder = MemoryRecorder(recipe.record.steps_every)
-        with _memory_explained(built):
+        with _machine_explained(built):
             outcome = fit(
                 built.task,
                 built.state,
@@ -238,12 +238,18 @@ def _per_row(outcome: Outcome) -> dict[str, list[float | None]]:
 
 
 @contextmanager
-def _memory_explained(built: Built) -> Iterator[None]:
-    """Say what took the room when memory runs out. Nothing that was committed is touched by it."""
+def _machine_explained(built: Built) -> Iterator[None]:
+    """Say what took the room when memory runs out, and which operation has no deterministic form."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         text = str(error)
+        if "does not have a deterministic implementation" in text:
+            operation = text.split(" does not have")[0]
+            raise ConfigError(
+                f"`deterministic` is true, and {operation} has no deterministic form; use another operation, or "
+                "--no-deterministic (deterministic=false), which promises no bits"
+            ) from error
         if (
             isinstance(error, RuntimeError)
             and not isinstance(error, torch.OutOfMemoryError)

@@ -34,8 +34,9 @@ def resume_run(
 ) -> Outcome:
     """Go on with a run where it stands; a finished one's outcome is returned as it is.
 
-    With overrides that shape the trajectory a child run goes on from the newest checkpoint, `parent` in its record.
-    Raises RunError.
+    Overrides that shape the trajectory, or that send a finished run further, make a child run, which goes on from the
+    newest checkpoint and has `parent` in its record. An unfinished run takes others (a data file that has moved, another
+    cadence of checkpoints) in place. Raises RunError.
     """
     recorded = compose(base=read_config(path), allow_import=allow_import, config_dir=config_dir).recipe
     recipe = (
@@ -43,17 +44,16 @@ def resume_run(
         if overrides
         else recorded
     )
-    if recipe != recorded:
-        return run(recipe, path=_child(path, recorded, recipe, overrides), parent=str(path.resolve()), hooks=hooks)
     result = read_json(path / "result.json")
-    if result is not None and result.get("status") not in ("interrupted", "failed"):
-        log.info(
-            "%s is finished (%s); give overrides, for example train.epochs, to go on from it",
-            path,
-            result.get("status"),
-        )
-        return outcome_of(path)
-    return run(recipe, path=path, hooks=hooks)
+    ended = None if result is None else result.get("status")
+    unfinished = ended in (None, "interrupted", "failed")
+    same_training = trajectory(recipe) == trajectory(recorded) and recipe.seed == recorded.seed
+    if recipe != recorded and not (unfinished and same_training):
+        return run(recipe, path=_child(path, recorded, recipe, overrides), parent=str(path.resolve()), hooks=hooks)
+    if unfinished:
+        return run(recipe, path=path, hooks=hooks)
+    log.info("%s is finished (%s); to go on from it give overrides, for example train.epochs", path, ended)
+    return outcome_of(path)
 
 
 def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str]) -> Path:

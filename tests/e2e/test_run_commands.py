@@ -6,11 +6,13 @@ import csv
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import loopwright
+from loopwright import clock
 from loopwright.record.lock import DirectoryLock
 from support.cli import Ended, command, train
 
@@ -29,9 +31,7 @@ GRU = (
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """Its best epoch is the first of three, every step a checkpoint."""
     root = tmp_path_factory.mktemp("runs")
-    return train(
-        root, "train.epochs=3", "stop.mode=max", "record.checkpoint_every='1 steps'", "record.keep_last=99"
-    )
+    return train(root, "train.epochs=3", "stop.mode=max", "record.checkpoint_every='1 steps'", "record.keep_last=99")
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +108,22 @@ def test_show_names_the_outcome_and_every_file(finished: Ended) -> None:
             assert f"  {file.relative_to(finished.run)}  {file.stat().st_size:,} bytes" in text
 
 
-def test_run_is_found_by_path_beginning_of_its_name_or_last(tmp_path: Path) -> None:
-    first, second = train(tmp_path, "seed=1"), train(tmp_path, "optim.lr=0.5")
+def test_run_is_found_by_path_beginning_of_its_name_or_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2)]
+    monkeypatch.setattr(clock, "utc_now", lambda: moments[0])
+    first = train(tmp_path, "seed=1")
+    monkeypatch.setattr(clock, "utc_now", lambda: moments[1])
+    second = train(tmp_path, "optim.lr=0.5")
     for given, meant in (
         (first.run, first),
-        ("last", max((first, second), key=lambda ended: ended.run.name)),
+        ("last", second),
         (second.run.name, second),
         (second.run.name.split("-")[1], second),
     ):
         shown = command("evaluate", given, "--out", tmp_path, "--json")
         assert shown.code == 0, shown.err
         assert shown.json["run"] == str(meant.run)
-    ambiguous = command("runs", "show", first.run.name[:8], "--out", tmp_path)
+    ambiguous = command("runs", "show", first.run.name[:6], "--out", tmp_path)
     assert ambiguous.code == 2 and "fits 2 runs" in ambiguous.errors[0]
 
 
@@ -177,9 +181,7 @@ def test_evaluation_leaves_the_rest_of_the_record_alone(finished: Ended) -> None
         (("--checkpoint", "bset"), "--checkpoint bset: this run has"),
     ],
 )
-def test_checkpoint_that_is_not_there_is_one_line(
-    finished: Ended, arguments: tuple[str, ...], message: str
-) -> None:
+def test_checkpoint_that_is_not_there_is_one_line(finished: Ended, arguments: tuple[str, ...], message: str) -> None:
     ended = command("evaluate", finished.run, *arguments)
     assert ended.code == 2 and len(ended.errors) == 1 and ended.errors[0].startswith(message)
 

@@ -203,6 +203,8 @@ def test_leftovers_of_a_killed_process_are_swept(whole: Path, failed: Path) -> N
     (folder / "step_000000014.pt").write_bytes(newest[:1000])  # torn
     (folder / ".index.json.123.tmp").write_text("{")
     (folder / ".best.pt.tmp").symlink_to("nowhere")
+    for name in (".environment.json.123.tmp", ".model.pt.123.tmp", "task/.data.json.123.tmp"):
+        (failed / name).write_text("{")
     go_on(failed)
     assert_same(whole, failed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ class Ended:
 
 
 def command(*arguments: object) -> Ended:
-    """Run `loopwright ARGUMENTS...` and leave the logger as it was."""
+    """Run `loopwright ARGUMENTS...`, nobody at the keyboard, and leave the logger as it was."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with _logger_untouched(), redirect_stdout(out), redirect_stderr(err):
+    with _logger_untouched(), _no_stdin(), redirect_stdout(out), redirect_stderr(err):
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:
@@ -67,6 +68,15 @@ def train(out: Path, *arguments: object, code: int = 0) -> Ended:
     ended = command("train", *TINY, "--out", out, "--json", *arguments)
     assert ended.code == code, ended.err
     return ended
+
+
+@contextmanager
+def _no_stdin() -> Iterator[None]:
+    before, sys.stdin = sys.stdin, io.StringIO()
+    try:
+        yield
+    finally:
+        sys.stdin = before
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from loopwright.record.checkpoint import content
 
 # The lock names the process, and figures are a view of the rest.
 _NOT_CONTENT = ("figures", ".lock")
-# What a process is, not what it computed.
-_OF_THE_PROCESS = ("pid", "argv")
+# What a process is, not what it computed; somebody may commit between two runs.
+_OF_THE_PROCESS = ("pid", "argv", "git")
 
 
 def is_time(name: str) -> bool:

@@ -132,7 +132,11 @@ def _imported(path: str) -> type[Node]:
 
 
 def Choice(  # noqa: N802 - reads as a type
-    group: str, base: type[Node] = Node, aliases: Aliases | None = None, default: str | None = None, also: Iterable[str] = ()
+    group: str,
+    base: type[Node] = Node,
+    aliases: Aliases | None = None,
+    default: str | None = None,
+    also: Iterable[str] = (),
 ) -> Any:
     """The annotation of a key that takes a registered choice: `{"name": "gru", ...}`, just `"gru"`, or an instance.
 

@@ -72,7 +72,10 @@ class Run:
         """Take an existing run to go on with it. Raises RunError, or LockError while another process holds it."""
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is not a run: it has no config.yaml")
-        return cls(path, DirectoryLock(path / ".lock").acquire())
+        run = cls(path, DirectoryLock(path / ".lock").acquire())
+        for leftover in (*path.glob(".*.tmp"), *path.glob("task/.*.tmp")):  # of a process killed before its rename
+            leftover.unlink(missing_ok=True)
+        return run
 
     def write_facts(self, files: Mapping[str, Any]) -> None:
         """Write what a task says about its data, as JSON under `task/`."""
