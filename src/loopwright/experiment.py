@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from loopwright.building import Built, build, plan
-from loopwright.config.identity import differing_keys
-from loopwright.config.schema import Recipe, plain
+from loopwright.claiming import claim
+from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.fit import Plan, fit
 from loopwright.engine.hooks import Hook
@@ -23,17 +22,16 @@ from loopwright.engine.outcome import Outcome
 from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_weights
 from loopwright.engine.task import Task
-from loopwright.errors import ConfigError, LoopwrightError, MachineError
+from loopwright.errors import ConfigError, LoopwrightError, MachineError, RunError
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
-from loopwright.record.lock import DirectoryLock
 from loopwright.record.provenance import Provenance, drift, pip_freeze
-from loopwright.record.read import Found, find_runs, read_config, read_json
+from loopwright.record.read import read_json
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.run import Run, writable_root
 from loopwright.report import background
-from loopwright.results import failure, outcome_of, result
+from loopwright.results import failure, result
 from loopwright.streams import isolated
 
 log = logging.getLogger("loopwright")
@@ -66,7 +64,7 @@ def run(
     with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
         built = build(recipe, device, task)
         wanted = plan(built)
-        where, finished = _claim(built, root, name, resume, overrides, path)
+        where, finished = claim(built, root, name, resume, overrides, path)
         if finished is not None:
             if task is not None and finished.run is not None:
                 index = Index.read(Path(finished.run) / "checkpoints")
@@ -121,6 +119,11 @@ def _train(
         write_atomic(where.path / "code.diff", origin.code_diff(), durable=False)
         where.write_facts(built.task.facts())
     else:
+        if recorded.get("data_sha256", "") != environment["data_sha256"]:
+            raise RunError(
+                f"the data of {where.path} have changed since it was recorded (their content has another hash); put them "
+                "back, or start a new run"
+            )
         for line in drift(recorded, environment):
             log.warning("%s", line)
         log.info("going on from step %d (epoch %d)", state.step, state.epoch + bool(state.batch))
@@ -175,52 +178,6 @@ def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> 
                 interrupted=interrupt,
             )
         return _with_curves(outcome, recipe)
-
-
-def _claim(
-    built: Built, root: Path, name: str, resume: bool, overrides: Sequence[str], path: Path | None
-) -> tuple[Run | None, Outcome | None]:
-    """The run to work on, locked; or the outcome of one that is finished already."""
-    if path is not None:
-        return Run.open(path), None
-    config = plain(built.recipe)
-    if not resume:
-        return Run.create(root, name, built.run_id, config, overrides), None
-    (root / name).mkdir(parents=True, exist_ok=True)
-    # Two starts at one instant: the second waits outside until the first has claimed a directory, then finds it taken.
-    claim = DirectoryLock(root / name / f".lock-{built.run_id}").acquire(wait_seconds=30.0)
-    try:
-        same_name = find_runs(root, name)
-        mine = [found for found in same_name if found.identity == built.run_id and not _is_child(found.path)]
-        if mine:
-            newest = mine[-1]
-            ended = newest.result
-            if ended is not None and ended.get("status") not in ("interrupted", "failed"):
-                log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
-                return None, outcome_of(newest.path)
-            return Run.open(newest.path), None
-        if same_name:
-            _say_what_differs(same_name[-1], config, built)
-        return Run.create(root, name, built.run_id, config, overrides), None
-    finally:
-        claim.release()
-
-
-def _is_child(path: Path) -> bool:
-    """A child went another way before its recipe applied, so it is not the training that its identity names."""
-    return (read_json(path / "environment.json") or {}).get("parent") is not None
-
-
-def _say_what_differs(newest: Found, config: Mapping[str, Any], built: Built) -> None:
-    lines = differing_keys(read_config(newest.path), config)
-    recorded = read_json(newest.path / "environment.json") or {}
-    if recorded.get("data_sha256", "") != built.task.fingerprint():
-        lines.append("the data (their content has another hash)")
-    log.warning(
-        "no run of this recipe to resume, so a new one starts; the newest of the same name, %s, differs in: %s",
-        newest.path.name,
-        "; ".join(lines) or "nothing that is recorded",
-    )
 
 
 def _own_hooks(recipe: Recipe) -> list[Hook]:
