@@ -30,6 +30,7 @@ from loopwright.record.provenance import Provenance, drift, pip_freeze
 from loopwright.record.read import read_json
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.run import Run, writable_root
+from loopwright.record.source import changed_files, source_hashes
 from loopwright.report import background
 from loopwright.results import failure, result
 from loopwright.streams import isolated
@@ -109,6 +110,7 @@ def _train(
         "data_sha256": built.task.fingerprint(),
         "initial_weights_sha256": built.initial_sha256,
         **origin.environment(built.device),
+        "source_sha256": source_hashes(),
     }
     built.streams.pin("start")  # the checkpoint of step 0 holds no trace of what the caller had drawn
     resumed = recorder.open(state)
@@ -126,6 +128,9 @@ def _train(
             )
         for line in drift(recorded, environment):
             log.warning("%s", line)
+        changed = changed_files(recorded.get("source_sha256", {}), environment["source_sha256"])
+        if changed:
+            log.warning("code has changed since this run began, bits are no longer promised: %s", ", ".join(changed))
         log.info("going on from step %d (epoch %d)", state.step, state.epoch + bool(state.batch))
     where.forget_result()
     versions = {key: environment[key] for key in ("python", "torch", "loopwright")}

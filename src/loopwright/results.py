@@ -72,11 +72,12 @@ def outcome_of(path: Path) -> Outcome:
 
 
 def failure(built: Built, wanted: Plan, error: BaseException) -> Outcome:
-    """The outcome of a run that the user's code, or a bug, brought down."""
+    """The outcome of a run that the user's code, a bug, or a second Ctrl-C brought down."""
     history = built.state.history
+    stopped = isinstance(error, KeyboardInterrupt)
     return Outcome(
-        "failed",
-        f"{type(error).__name__}: {error}",
+        "interrupted" if stopped else "failed",
+        "stopped at once; resume goes on from the newest checkpoint" if stopped else f"{type(error).__name__}: {error}",
         wanted.monitor,
         wanted.mode,
         last=history.last,

@@ -28,7 +28,7 @@ class Recipe(Node):
     """What was asked for: everything that a training needs, checked as a whole before anything is built."""
 
     name: str | None = setting(
-        None, "folder of the runs below the root; null takes the experiment's name", trajectory=False
+        None, "folder of the runs below the root; null takes the experiment's name, else the task's", trajectory=False
     )
     seed: int = setting(42, "root of all randomness", ge=0, lt=2**63)
     seeds: tuple[int, ...] | None = setting(

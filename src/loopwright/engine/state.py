@@ -17,6 +17,7 @@ from loopwright.streams import global_state, restore_global_state
 _WRAPPERS = ("_orig_mod.", "module.")
 # What Tensor.backward calls after 25 us of checks in Python (of 190 for an MLP of four layers; torch 2.13).
 _run_backward = torch.autograd.Variable._execution_engine.run_backward
+_ONE = torch.ones((), dtype=torch.float32, device="cpu")  # the gradient of a loss with respect to itself
 
 
 class TrainState:
@@ -37,7 +38,6 @@ class TrainState:
         self.optimizers = {name: build_optimizer(params) for name, params in self.groups.items() if params}
         self.lr: float | None = None
         self._bad: Tensor | None = None
-        self._one = torch.ones(())  # the gradient of a loss with respect to itself
         self.step = 0
         self.epoch = 0
         self.batch = 0
@@ -90,11 +90,10 @@ class TrainState:
 
     def _backward(self, mean: Tensor, params: list[nn.Parameter]) -> None:
         """`mean.backward(inputs=params)`: the group alone, which keeps a critic's gradients out of the generator."""
-        one = self._one
-        if type(mean) is not Tensor or mean.ndim or mean.dtype != one.dtype or mean.device != one.device:
+        if type(mean) is Tensor and mean.ndim == 0 and mean.dtype is torch.float32 and mean.is_cpu:
+            _run_backward((mean,), (_ONE,), False, False, tuple(params), allow_unreachable=True, accumulate_grad=True)
+        else:
             mean.backward(inputs=params)  # type: ignore[no-untyped-call]
-            return
-        _run_backward((mean,), (one,), False, False, tuple(params), allow_unreachable=True, accumulate_grad=True)
 
     @property
     def masks(self) -> bool:

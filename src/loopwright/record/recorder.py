@@ -96,11 +96,9 @@ class RunRecorder:
 
     def step_rows(self, rows: Iterable[Mapping[str, float | None]]) -> None:
         every = self._settings.steps_every
-        for row in rows:
-            step = row["step"]
-            if every and step is not None and int(step) % every == 0:
-                self._steps.append(row)
-                self._step_losses.append(row["loss"])
+        kept = [row for row in rows if every and row["step"] is not None and int(row["step"]) % every == 0]
+        self._steps.extend(kept)
+        self._step_losses.extend(row["loss"] for row in kept)
 
     def epoch_row(self, row: Row) -> None:
         self._metrics.append(row)
