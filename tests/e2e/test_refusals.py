@@ -38,7 +38,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path):
         loopwright.train(*recipe, out=tmp_path / "runs", hooks=[StopAt(4)])
     run = find_runs(tmp_path / "runs")[-1].path
     write_table(table, 3.0)
-    with pytest.raises(loopwright.RunError, match="data of .* have changed"):
+    with pytest.raises(loopwright.RunError, match=r"data of .* have changed"):
         loopwright.resume(run)
     write_table(table, 2.0)
     assert loopwright.resume(run).status == "completed"
