@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -105,10 +106,10 @@ def test_missing_parent_is_named(tmp_path: Path) -> None:
 
 def test_failed_write_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
-        raise MachineError("no room")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(lock_module, "write_atomic", full)
-    with pytest.raises(MachineError):
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(MachineError, match="no room to write"):
         DirectoryLock(tmp_path / "lock").acquire()
     assert list(tmp_path.iterdir()) == []
 
@@ -164,13 +165,13 @@ def test_a_late_taker_cannot_rename_the_new_lock_away(tmp_path: Path, monkeypatc
 
     def counted(source: Path, target: Path) -> None:
         rename(source, target)
-        moved.append(target.name)
+        moved.append(Path(target).name)
 
     monkeypatch.setattr(DirectoryLock, "_is_stale", overtaken)
     monkeypatch.setattr(os, "rename", counted)
     with pytest.raises(LockError, match=f"pid {os.getpid()}"):
         late.acquire()
-    assert moved == ["lock.gone-" + "f" * 32]  # the winner's; the late one's own attempt failed
+    assert moved == ["lock.gone-" + "f" * 32, "lock"]  # both the winner's; the late one's own attempts failed
     winner.check()
     winner.release()
     assert list(tmp_path.iterdir()) == []
@@ -222,15 +223,34 @@ def test_foreign_holder_sets_its_own_pace(tmp_path: Path) -> None:
         DirectoryLock(path, beat_seconds=0.01).acquire()
 
 
-@pytest.mark.parametrize("content", [None, "", "[1]", '{"pid": 3}', '{"pid": "x", "token": "../.."}'])
-def test_unreadable_owner_is_given_time_then_replaced(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", ["", "[1]", '{"pid": 3}', '{"pid": "x", "token": "../.."}'])
+def test_unreadable_owner_is_given_time_then_replaced(tmp_path: Path, content: str) -> None:
     path = tmp_path / "lock"
     path.mkdir()
-    if content is not None:
-        (path / "owner.json").write_text(content)
-    with pytest.raises(LockError, match="just starting"):
+    (path / "owner.json").write_text(content)
+    with pytest.raises(LockError, match="cannot be made out"):
         DirectoryLock(path).acquire()
     backdate(path, 60.0)
+    with DirectoryLock(path) as lock:
+        lock.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_while_taking_leaves_no_lock_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process killed before its rename leaves: a staged lock beside, which blocks nobody and is swept later."""
+    path = tmp_path / "lock"
+
+    def killed(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", killed)
+        patched.setattr(lock_module.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            DirectoryLock(path).acquire()
+    (staged,) = tmp_path.iterdir()
+    owner = json.loads((staged / "owner.json").read_text())
+    (staged / "owner.json").write_text(json.dumps(owner | {"process_start": "1"}))  # its process is gone
     with DirectoryLock(path) as lock:
         lock.check()
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,8 @@
 """`DirectoryLock`: one process at a time works on a run directory, also on a shared file system.
 
-The lock is a directory, made by an exclusive mkdir, that holds `owner.json` (who) and `beat` (rewritten every few
-seconds). Whether it is stale is decided without trusting two clocks:
+The lock is a directory that holds `owner.json` (who) and `beat` (rewritten every few seconds). It is made under another
+name and renamed into place, which fails where a lock stands: so it is exclusive, and never there without its owner, not
+even after a kill between two instructions. Whether it is stale is decided without trusting two clocks:
 
     same machine    the owner lives if its pid exists with the recorded start time
     other machine   stale after five missed beats, both ages taken from the file server: the modification time of
@@ -14,6 +15,7 @@ releases, so a second process that judged the same owner stale cannot rename the
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import logging
@@ -29,7 +31,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from loopwright.errors import LockError, RunError
-from loopwright.record.files import write_atomic
+from loopwright.record.files import explained
 
 log = logging.getLogger("loopwright")
 
@@ -105,23 +107,36 @@ class DirectoryLock:
             return False
 
     def _acquire_now(self) -> DirectoryLock:
-        for _ in range(3):  # each turn is lost only to another process that won it
-            try:
-                self.path.mkdir()
-            except FileExistsError:
-                with contextlib.suppress(FileNotFoundError):  # released meanwhile: try again
-                    inode = self.path.stat().st_ino
-                    owner = self._read()
-                    if not self._is_stale(owner):
-                        raise LockError(self._held_by(owner)) from None
-                    if self._retire(owner, inode) and owner:
-                        log.info("took over from pid %d on host %s, which is gone", owner.pid, owner.host)
-                continue
-            except FileNotFoundError:
-                raise RunError(f"{self.path.parent} does not exist; name an existing run directory") from None
-            self._take()
-            return self
-        raise LockError(self._held_by(self._read()))
+        staged, owner = self._stage()
+        try:
+            for _ in range(3):  # each turn is lost only to another process that won it
+                try:
+                    # The lock appears complete: a kill at any instant leaves either none, or one that names its owner.
+                    os.rename(staged, self.path)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    with contextlib.suppress(FileNotFoundError):  # released meanwhile: try again
+                        self._take_over()
+                    continue
+                self._owner = owner
+                self.check()  # after a long pause here, somebody may have given us up
+                self._stop.clear()
+                self._thread = threading.Thread(target=self._keep_beating, name="loopwright-lock", daemon=True)
+                self._thread.start()
+                return self
+            raise LockError(self._held_by(self._read()))
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def _take_over(self) -> None:
+        """Move a dead owner's lock out of the way. Raises LockError where the owner lives."""
+        inode = self.path.stat().st_ino
+        owner = self._read()
+        if not self._is_stale(owner):
+            raise LockError(self._held_by(owner))
+        if self._retire(owner, inode) and owner:
+            log.info("took over from pid %d on host %s, which is gone", owner.pid, owner.host)
 
     def check(self) -> None:
         """Make sure the lock is still ours; called before every commit. Raises LockError when it is not."""
@@ -147,30 +162,32 @@ class DirectoryLock:
         if self._thread is not None:
             self._thread.join(timeout=10.0)  # a hanging file server must not hold the process back
         self._retire(owner)
-        for grave in self.path.parent.glob(f"{glob.escape(self.path.name)}.gone-*"):
+        name = glob.escape(self.path.name)
+        for grave in self.path.parent.glob(f"{name}.gone-*"):
             shutil.rmtree(grave, ignore_errors=True)
+        for staged in self.path.parent.glob(f"{name}.new-*"):  # of a process killed before its rename
+            if not DirectoryLock(staged).is_held():
+                shutil.rmtree(staged, ignore_errors=True)
 
-    def _take(self) -> None:
+    def _stage(self) -> tuple[Path, Owner]:
+        """A complete lock under a name of its own, to be renamed into place."""
         pid, token = os.getpid(), secrets.token_hex(16)
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
         machine = (platform.node(), _boot_id(), _pid_namespace())
-        self._owner = Owner(*machine, pid, _process_start(pid), token, since, self.beat_seconds)
+        owner = Owner(*machine, pid, _process_start(pid), token, since, self.beat_seconds)
+        staged = self.path.with_name(f"{self.path.name}.new-{token}")
         try:
-            (self.path / "beat").write_text("")
-            # Not synced: a lock need not outlive a power cut, and the sync would cost 10 ms.
-            write_atomic(self.path / "owner.json", json.dumps(asdict(self._owner)), durable=False)
-            self.check()  # after a long pause here, somebody may have given us up
+            staged.mkdir()
         except FileNotFoundError:
-            self._owner = None
-            raise LockError(f"the lock {self.path} was lost while it was being taken; run the command again") from None
+            raise RunError(f"{self.path.parent} does not exist; name an existing run directory") from None
+        try:
+            with explained(staged, 512):  # not synced: a lock need not outlive a power cut, and a sync costs 10 ms
+                (staged / "beat").write_text("")
+                (staged / "owner.json").write_text(json.dumps(asdict(owner)))
         except BaseException:
-            mine, self._owner, found = self._owner, None, self._read()
-            if found is None or found.token == mine.token:
-                shutil.rmtree(self.path, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)
             raise
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._keep_beating, name="loopwright-lock", daemon=True)
-        self._thread.start()
+        return staged, owner
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(self.beat_seconds):
@@ -190,7 +207,7 @@ class DirectoryLock:
         return None
 
     def _is_stale(self, owner: Owner | None) -> bool:
-        """Without a readable owner (killed between mkdir and write) age alone decides, as for another machine."""
+        """Without a readable owner (a damaged file) age alone decides, as for another machine."""
         lives = owner.lives() if owner else None
         if lives is not None:
             return not lives
@@ -228,7 +245,7 @@ class DirectoryLock:
 
     def _held_by(self, owner: Owner | None) -> str:
         if owner is None:
-            return f"run is being worked on by a process that is just starting ({self.path}); wait for it or try again"
+            return f"run is being worked on by a process that cannot be made out ({self.path}); wait a minute and try again"
         return f"run is being worked on by {_describe(owner)}; wait for it or stop it"
 
 
