@@ -27,7 +27,7 @@ from loopwright.config.identity import shapes_trajectory
 from loopwright.config.node import Node
 from loopwright.config.registry import lookup, names
 from loopwright.config.schema import Recipe, choice_of
-from loopwright.optim import optimizers, schedules
+from loopwright.optim import optimizers, torch_schedules
 from loopwright.plugins import load_builtin
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -168,7 +168,12 @@ def _choices() -> Iterator[tuple[str, str, str]]:
 # What also takes torch's own classes: ours that holds them, torch's module, its classes, and those refused.
 _TORCH: dict[str, tuple[type[Node], str, Iterable[str], dict[str, str]]] = {
     "optim": (optimizers.TorchOptim, "torch.optim", optimizers._CLASSES, optimizers._REFUSED),
-    "schedule": (schedules.TorchSchedule, "torch.optim.lr_scheduler", schedules._CLASSES, schedules._REFUSED),
+    "schedule": (
+        torch_schedules.TorchSchedule,
+        "torch.optim.lr_scheduler",
+        torch_schedules._CLASSES,
+        torch_schedules._REFUSED,
+    ),
 }
 
 

@@ -29,7 +29,7 @@ from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.outcome import Outcome
 from loopwright.errors import ConfigError, DataError
 from loopwright.optim.optimizers import TorchOptim
-from loopwright.optim.schedules import TorchSchedule
+from loopwright.optim.torch_schedules import TorchSchedule
 from loopwright.plugins import load_builtin
 from loopwright.seeds import SeedsOutcome, run_seeds
 from loopwright.tasks.set_prediction.history import write_history

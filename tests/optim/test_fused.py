@@ -330,7 +330,8 @@ def test_a_fresh_process_trains_without_torch_dynamo():
 import sys, torch
 from torch import nn
 from loopwright.optim.optimizers import AdamConfig, AdamWConfig, SGDConfig
-from loopwright.optim.schedules import TorchSchedule, WarmupCosine
+from loopwright.optim.schedules import WarmupCosine
+from loopwright.optim.torch_schedules import TorchSchedule
 for config in (AdamConfig(), AdamWConfig(), SGDConfig(), SGDConfig(momentum=0.9)):
     model = nn.Linear(3, 2)
     optimizer = config.build(list(model.parameters()))

@@ -12,16 +12,15 @@ from loopwright.config.registry import lookup, names
 from loopwright.errors import ConfigError
 from loopwright.optim.hyperbolic import ExpHyperbolic, Hyperbolic
 from loopwright.optim.schedules import (
-    SCHEDULE,
     Constant,
     Cosine,
     Plateau,
     ScheduleConfig,
     Step,
-    TorchSchedule,
     WarmupCosine,
     WarmupLinear,
 )
+from loopwright.optim.torch_schedules import SCHEDULE, TorchSchedule
 
 OURS = ("constant", "cosine", "exp_hyperbolic", "hyperbolic", "plateau", "step", "warmup_cosine", "warmup_linear")
 examples = settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -17,7 +17,7 @@ from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
 from loopwright.hooks.settings import HookSettings
 from loopwright.optim.optimizers import OPTIM
-from loopwright.optim.schedules import SCHEDULE
+from loopwright.optim.torch_schedules import SCHEDULE
 from loopwright.record.settings import RecordSettings
 from loopwright.tasks.base import TaskConfig
 
@@ -133,7 +133,7 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
         raise ConfigError(problems)
     plain = {key: _frozen(value) for key, value in tree.items()}
     if plain.get("seeds") is not None and "seed" in plain:
-        problems.append(f"`seeds` is {list(plain['seeds'])} and `seed` is {plain['seed']}; give one of them")
+        problems.append(f"`seeds` is {_shown(plain['seeds'])} and `seed` is {_shown(plain['seed'])}; give one of them")
         plain = {key: value for key, value in plain.items() if key != "seed"}
     try:
         recipe = Recipe.model_validate(plain)
