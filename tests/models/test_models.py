@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -8,7 +10,7 @@ from loopwright.models.base import SequenceModel, VectorModel
 from loopwright.models.dropout import Dropout
 from loopwright.models.frequency import FrequencyConfig
 from loopwright.models.gru import GRU, GRUConfig
-from loopwright.models.mlp import MLPConfig
+from loopwright.models.mlp import GELU, MLPConfig
 from loopwright.streams import Streams
 
 B, W, F = 5, 7, 6
@@ -78,7 +80,7 @@ def test_dropout_refuses_a_bad_probability(p):
 
 
 @pytest.mark.parametrize(
-    ("activation", "layer"), [("gelu", nn.GELU), ("relu", nn.ReLU), ("tanh", nn.Tanh), ("silu", nn.SiLU)]
+    ("activation", "layer"), [("gelu", GELU), ("relu", nn.ReLU), ("tanh", nn.Tanh), ("silu", nn.SiLU)]
 )
 def test_mlp_is_the_plain_sequential(activation, layer):
     torch.manual_seed(0)
@@ -253,3 +255,13 @@ def test_frequency_prefers_the_later_of_equal_counts_and_ties_exactly():
 def test_frequency_refuses_a_bad_decay(decay):
     with pytest.raises(ValidationError, match="decay"):
         FrequencyConfig(decay=decay)
+
+
+@pytest.mark.parametrize("shape", [(128, 64), (1024, 64), (3,), (2, 3, 4)])
+def test_gelu_is_torchs_whatever_kernel_it_takes(shape: tuple[int, ...]):
+    x = torch.linspace(-4, 4, math.prod(shape)).reshape(shape).requires_grad_()
+    ours, theirs = GELU()(x), torch.nn.functional.gelu(x)
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+    (mine,) = torch.autograd.grad(ours.sum(), x)
+    (reference,) = torch.autograd.grad(theirs.sum(), x)
+    torch.testing.assert_close(mine, reference, atol=2e-6, rtol=0)
