@@ -46,7 +46,7 @@ def bare(epochs: int) -> float:
 def benchmark(quick: bool) -> Iterator[Result]:
     low, high = 2, 10
     steps = (high - low) * ROWS // _BATCH
-    pairs = marginal_pairs(ours, bare, low, high, 3 if quick else 7)
+    pairs = marginal_pairs(ours, bare, low, high, 3 if quick else 15)
     added = [(a - b) / steps * 1e6 for a, b in pairs]
     detail = {
         "ours_us_per_step": round(statistics.median(a for a, _ in pairs) / steps * 1e6, 1),

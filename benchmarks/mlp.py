@@ -67,7 +67,7 @@ def against_by_hand(
     # Marginal cost: 40 epochs minus 8 at batch 128; as many steps at batch 32.
     low, high = (8, 40) if batch_size == 128 else (2, 10)
     if threads > 1:
-        low, high, pairs = 1, 5, 2
+        low, high, pairs = 1, 3, 2
     steps = (high - low) * -(-ROWS // batch_size)
     name = f"MLP regression, {activation}, batch {batch_size}"
     found = marginal_pairs(ours, theirs, low, high, pairs)

@@ -57,10 +57,12 @@ def set_prediction(epochs: int, *, threads: int = 1) -> Recipe:
 def timed(train: Callable[[str], Outcome]) -> tuple[float, Outcome, list[dict[str, str]]]:
     """CPU seconds of a recorded training, its outcome, and the rows of metrics.csv.
 
-    Raises AssertionError unless steps.csv has a row per step, metrics.csv one per epoch, and the last step is committed.
+    Raises AssertionError unless it was completed, steps.csv has a row per step, metrics.csv one per epoch, and the last
+    step is committed.
     """
     with tempfile.TemporaryDirectory() as root:
         seconds, outcome = cpu_seconds(lambda: train(root))
+        assert outcome.status == "completed", f"{outcome.status}: {outcome.reason}"
         path = Path(outcome.run or "")
         steps, rows = _rows(path / "steps.csv"), _rows(path / "metrics.csv")
         assert len(steps) == outcome.steps, f"{len(steps)} rows for {outcome.steps} steps"

@@ -25,6 +25,9 @@ class Table:
     def length(self) -> int:
         return self._file.length
 
+    def mark(self) -> tuple[int, str]:
+        return self._file.mark()
+
     def append(self, row: Mapping[str, float | None]) -> None:
         """Add a row. Raises RuntimeError for a column that the first row did not have."""
         self.extend([row])
