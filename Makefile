@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_TESTS := $(BIN)/python -m pytest
 
-.PHONY: train test check crash bench docs golden clean help
+.PHONY: train test check crash crash-long fuzz bench docs golden clean help
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -24,6 +24,15 @@ test: $(VENV)/installed
 
 crash: $(VENV)/installed
 	$(RUN_TESTS) -m slow $(ARGS)
+
+# 500 kills at random instants instead of 32; most of an hour.
+crash-long: $(VENV)/installed
+	LOOPWRIGHT_KILLS=500 $(RUN_TESTS) -m slow $(ARGS)
+
+# 10,000 examples of each property test instead of the few hundred of `make test`; some minutes.
+fuzz: $(VENV)/installed
+	LOOPWRIGHT_FUZZ=10000 $(RUN_TESTS) tests/hostile tests/config/test_config_fuzz.py --timeout 3600 \
+		--hypothesis-show-statistics $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check src tests benchmarks docs/generate.py

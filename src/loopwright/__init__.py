@@ -23,6 +23,7 @@ _EXPORTS = {
     "Streams": "loopwright.streams",
     "Task": "loopwright.engine.task",
     "UserError": "loopwright.errors",
+    "Verdict": "loopwright.proof.verdict",
     "compose": "loopwright.api",
     "evaluate": "loopwright.api",
     "every": "loopwright.engine.hooks",
@@ -33,11 +34,12 @@ _EXPORTS = {
     "resume": "loopwright.api",
     "save_checkpoint": "loopwright.record.checkpoint",
     "train": "loopwright.api",
+    "verify": "loopwright.api",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
-    from loopwright.api import compose, evaluate, fit, predict, resume, train
+    from loopwright.api import compose, evaluate, fit, predict, resume, train, verify
     from loopwright.config.registry import register
     from loopwright.config.schema import Recipe
     from loopwright.engine.hooks import Hook, every
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
         RunError,
         UserError,
     )
+    from loopwright.proof.verdict import Verdict
     from loopwright.record.checkpoint import load_checkpoint, save_checkpoint
     from loopwright.streams import Streams
 

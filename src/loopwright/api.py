@@ -1,7 +1,8 @@
-"""The commands' Python twins: `train`, `resume`, `evaluate`, `predict`; and `fit`, for a module of one's own."""
+"""The commands' Python twins: `train`, `resume`, `evaluate`, `predict`, `verify`; and `fit`, for a module of one's own."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,25 +12,40 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.config.compose import compose as _compose
-from loopwright.config.schema import Recipe, parse
+from loopwright.config.identity import differing_keys
+from loopwright.config.schema import Recipe, parse, plain
 from loopwright.data.loaders import make_loader
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.settings import TrainSettings
-from loopwright.engine.state import snapshot
+from loopwright.engine.state import load_weights, snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
-from loopwright.errors import ConfigError, DataError
+from loopwright.errors import ConfigError, DataError, RunError
 from loopwright.evaluation import Evaluation, evaluate_run
 from loopwright.experiment import run
 from loopwright.plugins import load_builtin
 from loopwright.prediction import predict_run as predict
+from loopwright.proof.verdict import Verdict
+from loopwright.record.index import Index
+from loopwright.record.read import read_config
 from loopwright.seeds import SeedsOutcome, run_seeds
 from loopwright.streams import Streams
 from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
 
-__all__ = ["Evaluation", "SeedsOutcome", "compose", "evaluate", "fit", "predict", "resume", "train"]
+__all__ = [
+    "Evaluation",
+    "SeedsOutcome",
+    "Verdict",
+    "compose",
+    "evaluate",
+    "fit",
+    "predict",
+    "resume",
+    "train",
+    "verify",
+]
 
 evaluate = evaluate_run
 
@@ -120,6 +136,28 @@ def fit(
     >>> fit(nn.Linear(3, 1), nn.MSELoss(), train=(X, X.sum(1, keepdim=True)), epochs=2, record={"save": False}).epochs
     2
     """
+    parsed, task = _fitting(
+        model, loss, train, val, test, epochs, batch_size, optimizer, lr, metrics, seed, name, dict(recipe)
+    )
+    return run(parsed, out=out, resume=resume, hooks=hooks, task=task, keep_initial=isinstance(model, nn.Module))
+
+
+def _fitting(
+    model: nn.Module | Callable[[], nn.Module],
+    loss: LossFunction,
+    train: Any,
+    val: Any,
+    test: Any,
+    epochs: int,
+    batch_size: int,
+    optimizer: str | Mapping[str, Any],
+    lr: float | None,
+    metrics: Mapping[str, Metric | tuple[Metric, Direction]] | None,
+    seed: int,
+    name: str,
+    recipe: dict[str, Any],
+) -> tuple[Recipe, SupervisedTask]:
+    """The recipe and the task that arguments of `fit` stand for."""
     load_builtin()
     pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}
     streams = Streams(seed)
@@ -177,7 +215,94 @@ def fit(
         {key: direction or "min" for key, (_, direction) in pairs.items()},
         _fingerprint(train, val, test),
     )
-    return run(parsed, out=out, resume=resume, hooks=hooks, task=task, keep_initial=isinstance(model, nn.Module))
+    return parsed, task
+
+
+def verify(
+    path: str | Path,
+    other: str | Path | None = None,
+    *,
+    kill: int = 0,
+    rerun: bool = False,
+    keep: str | Path | None = None,
+    allow_import: Iterable[str] = (),
+    config_dir: str | Path | None = None,
+    hooks: Iterable[Hook] = (),
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    loss: LossFunction | None = None,
+    **fit_arguments: Any,
+) -> Verdict:
+    """Train a recorded run again and compare bit for bit; or, with `other`, find the first divergence of two runs.
+
+    `kill` trains it in processes that are killed so many times and resumed. `rerun` trains two runs again up to their
+    divergence and names the first tensor that differs. `keep` keeps what was trained in that directory. A run of `fit`
+    needs `model`, `loss`, `train` and what else is no plain value (`val`, `test`, `metrics`); the rest is in its record,
+    the first weights of a given module too. The module is not changed. Raises LoopwrightError.
+
+    >>> verify(train("experiment=self_test", "plots=none", out=tmp).run).identical
+    True
+    """
+    from loopwright.proof.verify import verify_pair, verify_run
+
+    def given(run_path: Path) -> tuple[Recipe, SupervisedTask]:
+        return _given_again(run_path, model, loss, fit_arguments)
+
+    if model is None and (loss is not None or fit_arguments):
+        unknown = ", ".join(sorted((*fit_arguments, *(["loss"] if loss is not None else []))))
+        raise ConfigError(f"verify() got {unknown} without a model; they are for runs of fit")
+    makes = given if model is not None else None
+    kept, directory = Path(keep) if keep else None, Path(config_dir) if config_dir else None
+    if other is None:
+        if rerun:
+            raise ConfigError("`rerun` compares two runs; give `other`")
+        return verify_run(
+            Path(path), kill=kill, given=makes, keep=kept, allow_import=allow_import, config_dir=directory, hooks=hooks
+        )
+    if kill:
+        raise ConfigError("`kill` is for one run; leave `other` out")
+    return verify_pair(
+        Path(path),
+        Path(other),
+        rerun=rerun,
+        given=makes,
+        keep=kept,
+        allow_import=allow_import,
+        config_dir=directory,
+        hooks=hooks,
+    )
+
+
+def _given_again(
+    path: Path, model: Any, loss: LossFunction | None, arguments: Mapping[str, Any]
+) -> tuple[Recipe, SupervisedTask]:
+    """Recipe and task of a recorded `fit`, its parts given again, from the first weights that it kept."""
+    if loss is None or arguments.get("train") is None:
+        raise RunError(f"{path} came from loopwright.fit: give its `loss` and `train` again, beside `model`")
+    config = read_config(path)
+    index = Index.read(path / "checkpoints") if (path / "checkpoints").is_dir() else None
+    initial = index.tagged("initial") if index is not None else None
+    if isinstance(model, nn.Module):
+        if initial is None:
+            raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
+        model = copy.deepcopy(model)
+    elif initial is not None:
+        model = model()
+    if index is not None and initial is not None:
+        try:
+            load_weights(model, index.load(initial)["model_state_dict"])
+        except RuntimeError as error:
+            raise RunError(f"the given module does not have the weights of {path}: {error}") from error
+    data: dict[str, Any] = {key: arguments.get(key) for key in ("train", "val", "test", "metrics")}
+    said = {key: value for key, value in arguments.items() if key not in data}
+    inside = {**config, **config["train"], "optimizer": config["optim"], "lr": None} | said
+    left_out = ("task", "model", "optim", "seeds", "epochs", "batch_size", "optimizer", "lr", "seed", "name")
+    rest = {key: value for key, value in inside.items() if key not in (*left_out, "train")}
+    named: dict[str, Any] = {key: inside[key] for key in ("epochs", "batch_size", "optimizer", "lr", "seed", "name")}
+    recipe, task = _fitting(model, loss, **data, **named, recipe=rest)
+    lines = [line for line in differing_keys(config, plain(recipe)) if not line.startswith("task.")] if said else []
+    if lines:
+        raise ConfigError([f"the record of {path} says otherwise: {line}; leave it out" for line in lines])
+    return recipe, task
 
 
 def _returning(module: nn.Module) -> Callable[[], nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
 from loopwright.engine.fit import Plan
+from loopwright.engine.memory import memory_explained
 from loopwright.engine.rate import learning_rate
 from loopwright.engine.state import TrainState
 from loopwright.engine.stop import Gate, Patience, StopRule
@@ -36,18 +38,28 @@ class Built:
     def run_id(self) -> str:
         return run_id(self.recipe_id, self.recipe.seed)
 
+    def memory_explained(self, doing: str, advice: str) -> AbstractContextManager[None]:
+        """A block whose running out of memory is said in one line, with the batch and the model's size."""
+        batch_size, model = self.recipe.train.batch_size, self.state.model
+        return memory_explained(doing, advice, batch_size=batch_size, device=self.device, model=model)
+
 
 def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Built:
     """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError."""
     streams = Streams(recipe.seed)
-    if task is None:
-        task = recipe.task.build(recipe.model, batch_size=recipe.train.batch_size, streams=streams, device=device)
-    if recipe.train.overfit:
-        task = Overfit(task, recipe.train.overfit)
-    with streams.fork("weights"):
+    batch_size = recipe.train.batch_size
+    with memory_explained("while the data were read", "give less data", batch_size=batch_size, device=device):
+        if task is None:
+            task = recipe.task.build(recipe.model, batch_size=batch_size, streams=streams, device=device)
+        if recipe.train.overfit:
+            task = Overfit(task, recipe.train.overfit)
+    advice = "give it fewer or smaller layers; nothing was written"
+    building = memory_explained("while the model was built", advice, batch_size=batch_size, device=device)
+    with building, streams.fork("weights"):
         model = task.build_model()
-    model.to(device)
-    state = TrainState(model, task.groups(model), recipe.optim.build)
+    with memory_explained("while the model was set up", advice, batch_size=batch_size, device=device, model=model):
+        model.to(device)
+        state = TrainState(model, task.groups(model), recipe.optim.build)
     extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
     if extra:
         check_plain(extra)

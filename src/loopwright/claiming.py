@@ -12,7 +12,7 @@ from loopwright.config.identity import differing_keys
 from loopwright.config.schema import plain
 from loopwright.engine.outcome import Outcome
 from loopwright.record.lock import DirectoryLock
-from loopwright.record.read import Found, find_runs, read_config, read_json
+from loopwright.record.read import Found, check_contained, find_runs, read_config, read_json
 from loopwright.record.run import Run
 from loopwright.results import outcome_of
 
@@ -40,6 +40,7 @@ def claim(
             if ended is not None and ended.get("status") not in ("interrupted", "failed"):
                 log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
                 return None, outcome_of(newest.path)
+            check_contained(newest.path)
             return Run.open(newest.path), None
         if same_name:
             _say_what_differs(same_name[-1], config, built)

@@ -17,6 +17,7 @@ from loopwright.engine.evaluate import evaluate, evaluating
 from loopwright.engine.state import load_weights
 from loopwright.engine.task import Split
 from loopwright.errors import RunError
+from loopwright.record.checkpoint import fits
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Entry, Index
 from loopwright.record.read import read_config, read_json
@@ -56,13 +57,14 @@ def evaluate_run(
     device = resolve_device(recipe.device)
     with isolated(), computing(device, recipe.threads, recipe.deterministic):
         built, entry = restore(path, recipe, checkpoint)
-        metrics = evaluate(
-            built.task, built.state.model, split, built.streams, step=entry.step, epoch=entry.epoch, device=device
-        )
-        if metrics is None:
-            raise RunError(f"--split {split}: this task has no {split} split")
-        with evaluating(built.state.model):
-            rows = list(built.task.examples(built.state.model, split, device))
+        with built.memory_explained("while examples were computed", "use device=cpu, or a machine with more memory"):
+            metrics = evaluate(
+                built.task, built.state.model, split, built.streams, step=entry.step, epoch=entry.epoch, device=device
+            )
+            if metrics is None:
+                raise RunError(f"--split {split}: this task has no {split} split")
+            with evaluating(built.state.model):
+                rows = list(built.task.examples(built.state.model, split, device))
     folder = path / "evaluation"
     folder.mkdir(exist_ok=True)
     label = f"{split}_{checkpoint}"
@@ -96,7 +98,8 @@ def restore(path: Path, recipe: Any, checkpoint: str) -> tuple[Built, Entry]:
     recorded = read_json(path / "environment.json") or {}
     if recorded.get("data_sha256", "") != built.task.fingerprint():
         log.warning("the data have changed since this run was recorded; its numbers will not be repeated")
-    load_weights(built.state.model, index.load(entry)["model_state_dict"])
+    with fits(path / "checkpoints" / entry.file):
+        load_weights(built.state.model, index.load(entry)["model_state_dict"])
     return built, entry
 
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from loopwright.building import Built, build, plan
 from loopwright.claiming import claim
 from loopwright.config.schema import Recipe
@@ -22,7 +20,7 @@ from loopwright.engine.outcome import Outcome
 from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_weights
 from loopwright.engine.task import Task
-from loopwright.errors import ConfigError, LoopwrightError, MachineError, RunError
+from loopwright.errors import ConfigError, LoopwrightError, RunError
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
@@ -126,6 +124,11 @@ def _train(
                 f"the data of {where.path} have changed since it was recorded (their content has another hash); put them "
                 "back, or start a new run"
             )
+        if recorded.get("run_id") != environment["run_id"]:
+            raise RunError(
+                f"{where.path / 'config.yaml'} is not the recipe this run began with ({environment['run_id']} instead of "
+                f"{recorded.get('run_id')}): it was changed or damaged; restore it, or start a new run"
+            )
         for line in drift(recorded, environment):
             log.warning("%s", line)
         changed = changed_files(recorded.get("source_sha256", {}), environment["source_sha256"])
@@ -202,25 +205,18 @@ def _per_row(outcome: Outcome) -> dict[str, list[float | None]]:
 @contextmanager
 def _machine_explained(built: Built) -> Iterator[None]:
     """Say what took the room when memory runs out, and which operation has no deterministic form."""
+    advice = f"try train.accumulate={2 * built.recipe.train.accumulate} (same result, smaller parts) or a smaller batch"
     try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        text = str(error)
-        if "does not have a deterministic implementation" in text:
-            operation = text.split(" does not have")[0]
-            raise ConfigError(
-                f"`deterministic` is true, and {operation} has no deterministic form; use another operation, or "
-                "--no-deterministic (deterministic=false), which promises no bits"
-            ) from error
-        if (
-            isinstance(error, RuntimeError)
-            and not isinstance(error, torch.OutOfMemoryError)
-            and "allocate memory" not in text
+        with built.memory_explained(
+            "while training", f"{advice}; committed checkpoints are intact, resume goes on from them"
         ):
+            yield
+    except RuntimeError as error:
+        text = str(error)
+        if "does not have a deterministic implementation" not in text:
             raise
-        size = sum(p.numel() for p in built.state.model.parameters())
-        batch = built.recipe.train.batch_size
-        raise MachineError(
-            f"out of memory with train.batch_size={batch} and a model of {size:,} parameters on {built.device}; "
-            f"try train.accumulate={2 * built.recipe.train.accumulate} (same result, smaller parts) or a smaller batch"
+        operation = text.split(" does not have")[0]
+        raise ConfigError(
+            f"`deterministic` is true, and {operation} has no deterministic form; use another operation, or "
+            "--no-deterministic (deterministic=false), which promises no bits"
         ) from error

@@ -39,4 +39,5 @@ def predict_run(
             raise RunError(
                 f"{path} is a run of the task {recipe.task.name!r}, which predicts nothing yet; set_prediction does"
             )
-        return predict(built.state.model, task.history, task.config.data.window, asof=asof, top_k=top_k)
+        with built.memory_explained("while predicting", "use a machine with more memory"):
+            return predict(built.state.model, task.history, task.config.data.window, asof=asof, top_k=top_k)

@@ -32,19 +32,26 @@ def rehearse(recipe: Recipe) -> list[str]:
             held = task.loader(split)
             if held is not None:
                 lines.append(f"{split}: {held.num_samples:,} samples, {len(held):,} batches")
-        if loader is not None and recipe.train.epochs:
-            train = recipe.train
-            one = steps(
-                task, state, loader, built.streams, lr=wanted.lr, clip_norm=train.clip_norm, accumulate=train.accumulate
-            )
-            for info in islice(one, 1):
-                lines.append(f"one training step: loss {float(info.loss):.6g}")
-        val = task.loader("val")
-        if val is not None:
-            at = At(built.streams, 1, 1, device)
-            with evaluating(state.model), torch.inference_mode():
-                measured = task.measure(state.model, next(iter(val.epoch(0))), at)
-            sums = {k: (float(v) if isinstance(v, Tensor) else v, n) for k, (v, n) in measured.items()}
-            shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
-            lines.append(f"one evaluation batch: {shown}")
+        with built.memory_explained("in one step or evaluation", "try train.accumulate=2 or a smaller batch"):
+            if loader is not None and recipe.train.epochs:
+                train = recipe.train
+                one = steps(
+                    task,
+                    state,
+                    loader,
+                    built.streams,
+                    lr=wanted.lr,
+                    clip_norm=train.clip_norm,
+                    accumulate=train.accumulate,
+                )
+                for info in islice(one, 1):
+                    lines.append(f"one training step: loss {float(info.loss):.6g}")
+            val = task.loader("val")
+            if val is not None:
+                at = At(built.streams, 1, 1, device)
+                with evaluating(state.model), torch.inference_mode():
+                    measured = task.measure(state.model, next(iter(val.epoch(0))), at)
+                sums = {k: (float(v) if isinstance(v, Tensor) else v, n) for k, (v, n) in measured.items()}
+                shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
+                lines.append(f"one evaluation batch: {shown}")
     return [*lines, "nothing was written"]

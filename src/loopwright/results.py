@@ -11,7 +11,7 @@ from loopwright.config.schema import prefixed
 from loopwright.engine.fit import Plan
 from loopwright.engine.outcome import Outcome
 from loopwright.errors import RunError
-from loopwright.record.read import read_json
+from loopwright.record.read import read_result
 
 
 def result(outcome: Outcome, built: Built) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def result(outcome: Outcome, built: Built) -> dict[str, Any]:
 
 def outcome_of(path: Path) -> Outcome:
     """The recorded outcome of a run that has ended. Raises RunError."""
-    facts = read_json(path / "result.json")
+    facts = read_result(path)
     if facts is None:
         raise RunError(f"{path} has no result yet; it is unfinished, `loopwright resume` goes on with it")
     facts = _floats(facts)

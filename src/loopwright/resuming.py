@@ -16,8 +16,8 @@ from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
 from loopwright.errors import RunError
 from loopwright.experiment import run
-from loopwright.record.index import Index
-from loopwright.record.read import read_config, read_json
+from loopwright.record.index import Entry, Index
+from loopwright.record.read import read_config, read_result
 from loopwright.record.run import Run
 from loopwright.results import outcome_of
 
@@ -44,7 +44,7 @@ def resume_run(
         if overrides
         else recorded
     )
-    result = read_json(path / "result.json")
+    result = read_result(path)
     ended = None if result is None else result.get("status")
     unfinished = ended in (None, "interrupted", "failed")
     same_training = trajectory(recipe) == trajectory(recorded) and recipe.seed == recorded.seed
@@ -75,17 +75,22 @@ def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str
     identity = build(recipe, resolve_device(recipe.device)).run_id
     child = Run.create(path.parent.parent, path.parent.name, identity, plain(recipe), overrides)
     try:
-        folder = child.path / "checkpoints"
-        folder.mkdir()
-        index.rewind(entry)
-        wanted = {entry.file, *index.tags.values()}
-        for file in wanted:
-            shutil.copyfile(path / "checkpoints" / file, folder / file)
-        tags = {tag: file for tag, file in index.tags.items() if tag != "gate"}
-        Index(folder, [e for e in index.entries if e.file in wanted], tags, index.model_sha256).write()
-        for name in ("metrics.csv", "steps.csv", "events.jsonl", "model.pt"):
-            if (path / name).is_file():
-                shutil.copyfile(path / name, child.path / name)
+        begin_from(child.path, path, index, entry)
     finally:
         child.close()
     return child.path
+
+
+def begin_from(child: Path, parent: Path, index: Index, entry: Entry) -> None:
+    """Let a new run directory start from a checkpoint of another run: copy it, the tagged ones, and the logs."""
+    folder = child / "checkpoints"
+    folder.mkdir()
+    index.rewind(entry)
+    wanted = {entry.file, *index.tags.values()}
+    for file in wanted:
+        shutil.copyfile(parent / "checkpoints" / file, folder / file)
+    tags = {tag: file for tag, file in index.tags.items() if tag != "gate"}
+    Index(folder, [e for e in index.entries if e.file in wanted], tags, index.model_sha256).write()
+    for name in ("metrics.csv", "steps.csv", "events.jsonl", "model.pt"):
+        if (parent / name).is_file():
+            shutil.copyfile(parent / name, child / name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
@@ -22,13 +22,9 @@ from loopwright.config.schema import Recipe, parse, plain, walk
 from loopwright.errors import ConfigError
 from loopwright.plugins import load_builtin
 from loopwright.record.run import to_yaml
+from support.fuzz import examples
 
-EXAMPLES = settings(
-    derandomize=True,  # the suite draws the same examples every time; `make fuzz` draws others
-    max_examples=500,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+EXAMPLES = examples(500)
 
 load_builtin()
 NAMES = sorted({name for choices in _registry.values() for name in choices} - {"python"})

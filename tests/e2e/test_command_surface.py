@@ -33,6 +33,7 @@ SURFACE = {
     "resume": {"RUN", OVERRIDES, "--allow-import", "--config-dir", "--out", "--require-gate", "--json"},
     "evaluate": {"RUN", "--split", "--checkpoint", "--allow-import", "--config-dir", "--out", "--json"},
     "predict": {"RUN", "--asof", "--top-k", "--checkpoint", "--allow-import", "--config-dir", "--out", "--json"},
+    "verify": {"RUN", "[OTHER]", "--kill", "--rerun", "--keep", "--allow-import", "--config-dir", "--out", "--json"},
     "runs": {"--out", "--json"},
     "runs list": {"--out", "--json"},
     "runs show": {"RUN", "--out"},
@@ -58,6 +59,7 @@ EXPORTS = {
     "Streams",
     "Task",
     "UserError",
+    "Verdict",
     "__version__",
     "compose",
     "evaluate",
@@ -69,6 +71,7 @@ EXPORTS = {
     "resume",
     "save_checkpoint",
     "train",
+    "verify",
 }
 # A fresh interpreter runs each statement and says which of the heavy packages it has imported since.
 _IMPORTS = """

@@ -363,7 +363,7 @@ class Bad(Plain):
     [
         ("loss", r"the loss \(main\) is nan in step 9 of epoch 2 at lr 0.05; try a smaller optim.lr", 8, 1),
         ("val", r"the loss \(val_loss\) is nan in step 12 of epoch 2 at lr 0.05; try a smaller optim.lr", 12, 2),
-        ("weight", r"the loss \(a weight\) is nan in step 12 of epoch 2", 12, 2),
+        ("weight", r"the weight bias is inf in step 12 of epoch 2 at lr 0.05; try a smaller optim.lr", 12, 2),
     ],
 )
 def test_what_is_not_finite_ends_the_training_as_diverged(

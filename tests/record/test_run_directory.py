@@ -58,6 +58,7 @@ TOP_LEVEL = {
     "figures",
     "evaluation",
     "task",
+    "proof.json",
 }
 EVENTS_OF_TWO_EPOCHS = [
     "on_start",
@@ -243,6 +244,7 @@ def test_environment_has_these_keys_and_no_environment_variables(
         "hardware",
         "git",
         "argv",
+        "source_sha256",
     ]
     assert environment["parent"] is None and environment["seed"] == 42 and environment["bits_promised"] is True
     assert environment["numerics"]["threads"] == 1

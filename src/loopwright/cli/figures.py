@@ -14,9 +14,11 @@ from loopwright.cli import options
 @options.out
 def command(run: str, out: Path | None) -> int:
     """Draw the figures of RUN again from its record."""
-    from loopwright.record.read import resolve_run
+    from loopwright.record.read import check_contained, resolve_run
     from loopwright.report.curves import draw
 
-    for path in draw(resolve_run(run, options.root(out))):
+    where = resolve_run(run, options.root(out))
+    check_contained(where)
+    for path in draw(where):
         click.echo(path)
     return 0

@@ -25,6 +25,7 @@ class Lazy(click.Group):
         "resume": ("loopwright.cli.resume", "Go on with a run, or start a child of it with other settings."),
         "evaluate": ("loopwright.cli.evaluate", "Measure a split with a run's weights."),
         "predict": ("loopwright.cli.predict", "Predict with a run's weights."),
+        "verify": ("loopwright.cli.verify", "Train a run again and compare bit for bit; or two runs."),
         "runs": ("loopwright.cli.runs", "List, show or remove runs."),
         "figures": ("loopwright.cli.figures", "Draw a run's figures again."),
         "data": ("loopwright.cli.data", "Make or check data files."),

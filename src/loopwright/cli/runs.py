@@ -37,10 +37,11 @@ def list_(root: Path | None, out: Path | None, json_line: bool) -> int:
 @click.pass_obj
 def show(root: Path | None, run: str, out: Path | None) -> int:
     """One run: what was asked for, how it ended, which files it has."""
-    from loopwright.record.read import read_json, read_sessions, resolve_run
+    from loopwright.cli.text import printable
+    from loopwright.record.read import read_result, read_sessions, resolve_run
 
     path = resolve_run(run, options.root(out or root))
-    result = read_json(path / "result.json") or {"status": "unfinished"}
+    result = read_result(path) or {"status": "unfinished"}
     for key in (
         "status",
         "reason",
@@ -54,11 +55,11 @@ def show(root: Path | None, run: str, out: Path | None) -> int:
         "weights_sha256",
     ):
         if result.get(key) is not None:
-            click.echo(f"{key}: {_shown(result[key])}")
+            click.echo(f"{key}: {printable(_shown(result[key]))}")
     click.echo(f"processes: {len(read_sessions(path))}")
     for file in sorted(path.rglob("*")):
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
-            click.echo(f"  {file.relative_to(path)}  {file.stat().st_size:,} bytes")
+            click.echo(f"  {printable(str(file.relative_to(path)))}  {file.stat().st_size:,} bytes")
     return 0
 
 

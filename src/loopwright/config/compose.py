@@ -180,7 +180,7 @@ def _hydra(group: str, name: str, config_dir: Path | None) -> dict[str, Any]:
     try:
         with initialize_config_module("loopwright.conf", version_base="1.3"):
             tree = OmegaConf.to_container(hydra_compose("config", overrides=overrides), resolve=False)
-    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{group}={name} does not compose: {_first_line(error)}") from error
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
@@ -285,8 +285,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} cannot be read: {_first_line(error)}") from error
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        # A date that does not exist, a number of thousands of digits, a list that holds itself.
+        raise ConfigError(f"--config {path} is not valid YAML: {' '.join(str(error).split())[:500]}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path} holds a {type(tree).__name__}; a recipe is a mapping of keys")
     bad = [key for key in tree if not isinstance(key, str)]

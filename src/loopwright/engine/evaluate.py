@@ -22,7 +22,11 @@ def evaluate(
     """
     with isolated(), evaluating(model), torch.inference_mode():
         streams.pin("evaluate", split, step)
-        return task.evaluate(model, split, At(streams, step, epoch, device))
+        try:
+            return task.evaluate(model, split, At(streams, step, epoch, device))
+        except Exception as error:
+            error.add_note(f"while the {split} split was measured")
+            raise
 
 
 @contextmanager

@@ -14,16 +14,17 @@ import torch
 from loopwright import clock
 from loopwright.config.durations import Duration
 from loopwright.engine.evaluate import evaluate
+from loopwright.engine.finite import Diverged, diverged_message, explain, not_finite_metric, spoilt
 from loopwright.engine.history import Row
 from loopwright.engine.hooks import Hook, Hooks, Info
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.recorder import Recorder
 from loopwright.engine.settings import TrainSettings
-from loopwright.engine.state import TrainState, load_weights, snapshot
-from loopwright.engine.steps import Diverged, LearningRate, diverged_message, steps
+from loopwright.engine.state import NotFinite, TrainState, load_weights, snapshot
+from loopwright.engine.steps import LearningRate, steps
 from loopwright.engine.stop import Gate, Stop, StopRule, first_stop
 from loopwright.engine.task import Loader, Split, Task
-from loopwright.engine.weights import all_finite, weights_hash
+from loopwright.engine.weights import weights_hash
 from loopwright.streams import Streams
 
 log = logging.getLogger("loopwright")
@@ -122,11 +123,13 @@ class _Loop:
                         break
                     elif recorder.due(state):
                         self.read_back()
+                        self.check_weights()
                         recorder.checkpoint(state, frozenset(), now=False)
                     elif state.period.num_pending >= _BLOCK_STEPS:
                         self.read_back()
                 if interrupted() and self.stop is None and state.epoch < plan.train.epochs:
                     self.read_back()
+                    self.check_weights()
                     recorder.checkpoint(state, frozenset(), now=True)
                     return self.outcome(
                         Stop("interrupted", f"a signal came in step {state.step}; resume goes on from it")
@@ -162,7 +165,9 @@ class _Loop:
         if ended:
             state.epoch, state.batch = epoch, 0
         last = spent or state.epoch == plan.train.epochs
-        validated = self.measure("val") if last or self.validation_due() else None
+        # Before the evaluation: code that samples or sorts can fail on NaN, and would hide what went wrong.
+        spoiled = spoilt(state, state.step, epoch)
+        validated = self.measure("val") if spoiled is None and (last or self.validation_due()) else None
         row |= {f"val_{name}": value for name, value in (validated or dict.fromkeys(self.task.metrics)).items()}
         row |= {
             "epoch_seconds": clock.monotonic() - self.row_started,
@@ -171,7 +176,7 @@ class _Loop:
         }
         if validated is not None:
             self.emit("on_validation_end", epoch=epoch, row=row)
-        bad = self.not_finite(row)
+        bad = self.not_finite(row, spoiled)
         state.history.append(row)
         state.period = type(state.period)()
         self.row_started = clock.monotonic()
@@ -253,9 +258,10 @@ class _Loop:
         rows = self.state.period.drain()
         self.recorder.step_rows(rows)
         for row in rows:
-            loss, step = row["loss"], row["step"]
-            if not math.isfinite(loss or 0.0):
-                raise Diverged(diverged_message(loss or 0.0, int(step or 0), int(row["epoch"] or 0), "main", row["lr"]))
+            loss, norm = row["loss"] or 0.0, row.get("grad_norm") or 0.0
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                bad = NotFinite("gradient", norm, "main") if math.isfinite(loss) else NotFinite("loss", loss, "main")
+                raise Diverged(explain(self.state, bad, int(row["step"] or 0), int(row["epoch"] or 0)))
         self.state.period.seconds = clock.monotonic() - self.row_started
 
     def tags(self) -> frozenset[str]:
@@ -267,18 +273,20 @@ class _Loop:
             tags.add("gate")
         return frozenset(tags)
 
-    def not_finite(self, row: Row) -> Stop | None:
-        for name in ("train_loss", "val_loss"):
-            value = row.get(name)
-            if value is not None and not math.isfinite(value):
-                reason = diverged_message(value, self.state.step, int(row["epoch"] or 0), name, row["lr"])
-                log.error("%s", reason)
-                return Stop("diverged", reason)
-        if not all_finite(self.state.model_state()):
-            reason = diverged_message(math.nan, self.state.step, int(row["epoch"] or 0), "a weight", row["lr"])
-            log.error("%s", reason)
-            return Stop("diverged", reason)
-        return None
+    def check_weights(self) -> None:
+        """Before every checkpoint: none with weights that are not finite is ever committed."""
+        reason = spoilt(self.state, self.state.step, self.state.epoch + 1)
+        if reason is not None:
+            raise Diverged(reason)
+
+    def not_finite(self, row: Row, spoiled: str | None) -> Stop | None:
+        reason, found = spoiled, not_finite_metric(row, self.plan.monitor)
+        if reason is None and found is not None:
+            reason = diverged_message(*found, self.state.step, int(row["epoch"] or 0), row["lr"])
+        if reason is None:
+            return None
+        log.error("%s", reason)
+        return Stop("diverged", reason)
 
     def validation_due(self) -> bool:
         every = self.plan.train.validate_every

@@ -39,10 +39,10 @@ class History:
         return [row.get(name) for row in self.rows]
 
     def best_index(self, monitor: str, mode: Literal["min", "max"]) -> int | None:
-        """The row with the best value: strictly better than all before it, NaN never. None before the first evaluation."""
+        """The row with the best value: strictly better than all before it, NaN and inf never. None where there is none yet."""
         best: int | None = None
         for index, value in enumerate(self.column(monitor)):
-            if value is not None and not math.isnan(value):
+            if value is not None and math.isfinite(value):
                 held = None if best is None else self.rows[best][monitor]
                 if held is None or better(value, held, mode):
                     best = index

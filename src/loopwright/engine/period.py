@@ -34,6 +34,7 @@ class Period:
         self.seconds = 0.0
         self.norm_sum = 0.0
         self.norm_max = -1.0  # no norm is known yet
+        self._newest: StepInfo | None = None
         self._pending: list[StepInfo] = []
 
     @property
@@ -46,6 +47,12 @@ class Period:
     @property
     def newest_loss(self) -> Scalar | None:
         return self._pending[-1].loss if self._pending else None
+
+    @property
+    def newest_norm(self) -> tuple[int, float] | None:
+        """The newest step since the last row and its gradient norm, where it is known."""
+        info = self._pending[-1] if self._pending else self._newest
+        return None if info is None or info.grad_norm is None else (info.step, float(info.grad_norm))
 
     def drain(self) -> list[dict[str, float | None]]:
         """Read the pending steps back, add them up, and return their rows of steps.csv."""
@@ -68,6 +75,7 @@ class Period:
                 self.norm_sum += norm
                 self.norm_max = max(self.norm_max, norm)
             rows.append(row)
+        self._newest = self._pending[-1] if self._pending else self._newest
         self._pending.clear()
         return rows
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from loopwright.engine.finite import Diverged, explain
 from loopwright.engine.loss import Loss
 from loopwright.engine.period import Scalar, StepInfo
-from loopwright.engine.state import TrainState
+from loopwright.engine.state import NotFinite, TrainState
 from loopwright.engine.task import At, Loader, Task
 from loopwright.streams import Streams, pin_torch
 
@@ -21,10 +22,6 @@ LearningRate = Callable[[TrainState], float]
 
 # Keys of the steps' addresses are hashed this many at a time: 1.2 us each instead of 4 between two kernels.
 _BLOCK_KEYS = 64
-
-
-class Diverged(Exception):
-    """A loss, gradient or metric stopped being finite; training cannot go on from here."""
 
 
 def steps(
@@ -41,8 +38,9 @@ def steps(
     """Advance `state` to the end of the epoch it stands in, one step per item, from its batch on.
 
     Every step runs under randomness addressed by its number, so nothing that happens between two steps can shift it.
-    Raises Diverged before an update with a non-finite loss, and RuntimeError where a task breaks an agreement (leaves
-    grad mode, autocast or a reseeded generator behind a yield; yields nothing; accumulates with several losses).
+    Raises Diverged before an update with a non-finite loss (or gradient norm, where it is known), and RuntimeError
+    where a task breaks an agreement (leaves grad mode, autocast or a reseeded generator behind a yield; yields nothing;
+    accumulates with several losses).
     """
     device = _device(state)
     on_cpu = device.type == "cpu"
@@ -67,21 +65,24 @@ def steps(
         total: Scalar = 0.0
         parts: Mapping[str, tuple[Scalar, int]] | None
         count, parts, norm, group = 0, None, None, "main"
-        for number, (loss, value, group_norm) in enumerate(updates):
-            if generator.initial_seed() != pinned:
-                raise RuntimeError(
-                    "task.losses() reseeded torch's global generator; draw from at.generator(purpose) instead, "
-                    "or the noise of every step is the same"
-                )
-            if number == 0:
-                total, count, parts, norm, group = value, loss.count, loss.parts, group_norm, loss.group
-                continue
-            assert parts is not None
-            if number == 1:
-                parts = {group: (total * count, count), **parts}
-            total = total + value
-            parts = {**parts, **loss.parts, loss.group: (value * loss.count, loss.count)}
-            norm = _joined(norm, group_norm)
+        try:
+            for number, (loss, value, group_norm) in enumerate(updates):
+                if generator.initial_seed() != pinned:
+                    raise RuntimeError(
+                        "task.losses() reseeded torch's global generator; draw from at.generator(purpose) instead, "
+                        "or the noise of every step is the same"
+                    )
+                if number == 0:
+                    total, count, parts, norm, group = value, loss.count, loss.parts, group_norm, loss.group
+                    continue
+                assert parts is not None
+                if number == 1:
+                    parts = {group: (total * count, count), **parts}
+                total = total + value
+                parts = {**parts, **loss.parts, loss.group: (value * loss.count, loss.count)}
+                norm = _joined(norm, group_norm)
+        except NotFinite as bad:
+            raise Diverged(explain(state, bad, step, epoch, () if parts is None else {group, *parts})) from None
         if parts is None:
             raise RuntimeError("task.losses() yielded no loss for a batch; yield one Loss per update")
         if not on_cpu:
@@ -114,7 +115,7 @@ def _updates(
     try:
         for loss in losses:
             _check_modes()
-            value = _finite_value(loss, at, state) if check_now else loss.mean.detach()
+            value = _finite_value(loss) if check_now else loss.mean.detach()
             norm = state.apply(loss, clip_norm=clip_norm, measure_norm=measure_norm)
             yield loss, value, norm
     finally:
@@ -149,7 +150,7 @@ def _accumulated(
             if loss is None:
                 return
             _check_modes()
-            value = _finite_value(loss, at, state) if check_now else loss.mean.detach()
+            value = _finite_value(loss) if check_now else loss.mean.detach()
             counts.append(loss.count)
             seen += loss.count
             mean_sum = mean_sum + value * loss.count
@@ -181,20 +182,12 @@ def split_batch(batch: Any, num_parts: int) -> list[Any]:
     return [tree_unflatten(list(piece), spec) for piece in pieces]
 
 
-def _finite_value(loss: Loss, at: At, state: TrainState) -> float:
+def _finite_value(loss: Loss) -> float:
     """The loss as a float, checked."""
     value = loss.mean.item()
     if not math.isfinite(value):
-        raise Diverged(diverged_message(value, at.step, at.epoch, loss.group, state.lr))
+        raise NotFinite("loss", value, loss.group, loss.parts)
     return value
-
-
-def diverged_message(value: float, step: int, epoch: int, part: str, lr: float | None) -> str:
-    rate = f" at lr {lr:g}" if lr is not None else ""
-    return (
-        f"the loss ({part}) is {value} in step {step} of epoch {epoch}{rate}; "
-        "try a smaller optim.lr or train.clip_norm=1.0, and look for NaN in the data"
-    )
 
 
 def _check_modes() -> None:

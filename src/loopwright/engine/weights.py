@@ -28,15 +28,16 @@ def content_hash(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def all_finite(weights: Mapping[str, Tensor]) -> bool:
-    """Whether every floating-point weight is finite, read back once."""
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of the floating-point weights that are not finite, read back once."""
     # A module's extra state may be a plain value.
-    floats = [w for w in weights.values() if isinstance(w, Tensor) and w.is_floating_point() and w.numel()]
+    floats = {n: w for n, w in weights.items() if isinstance(w, Tensor) and w.is_floating_point() and w.numel()}
     if not floats:
-        return True
+        return []
     # A sum is finite unless a term is not (or it overflows, which float64 does not here): one pass, no mask.
-    total = torch.stack([w.sum(dtype=torch.float64) for w in floats]).sum()
-    return bool(torch.isfinite(total))
+    totals = torch.stack([w.detach().sum(dtype=torch.float64) for w in floats.values()])
+    finite = torch.isfinite(totals)
+    return [] if bool(finite.all()) else [name for name, good in zip(floats, finite.tolist(), strict=True) if not good]
 
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from loopwright.engine.memory import is_out_of_memory
 from loopwright.engine.state import load_weights, snapshot
 from loopwright.engine.weights import content_hash
 from loopwright.errors import ConfigError, RunError
-from loopwright.record.files import sync_directory, write_durable
+from loopwright.record.files import Sink, move_into_place, write_durable
 from loopwright.streams import global_state, restore_global_state
 
 FORMAT_VERSION = 1
 # Left out of the content hash: the recipe (compared by itself), lengths of logs (they hold times) and times.
-_OUTSIDE_CONTENT = ("config", "log_lengths")
+_OUTSIDE_CONTENT = ("config", "log_lengths", "log_sha256")
 
 
 def encode(tree: Mapping[str, Any]) -> bytes:
-    """A checkpoint's bytes. Written to memory first: torch.save puts a file's stem into its content."""
+    """A checkpoint's bytes, in memory."""
     buffer = io.BytesIO()
     torch.save(dict(tree), buffer)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tree on its way to the disk, tensor by tensor: its bytes in memory would be one more copy of the state.
+
+    The bytes are those of `encode`: torch.save puts a file's stem into its content, but a `Sink` has no name.
+    """
+
+    tree: Mapping[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(self.tree)}
+        return sum(storages.values())
+
+    def write_to(self, file: Sink) -> None:
+        torch.save(dict(self.tree), file)  # type: ignore[arg-type]  # it asks for a whole file object and uses write, flush
 
 
 def decode(data: bytes | Path) -> dict[str, Any]:
@@ -42,6 +64,21 @@ def decode(data: bytes | Path) -> dict[str, Any]:
     return tree
 
 
+def check_sums(path: Path) -> None:
+    """Compare every part of a checkpoint with the CRC-32 beside it, which torch.load leaves out. Raises RunError."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            # testzip looks at one half of the directory, torch at the other; but nothing is compressed, so that the two
+            # sizes of a part are one, and torch writes all parts alike.
+            kinds = {(part.flag_bits, part.compress_type, part.external_attr) for part in parts.infolist()}
+            unequal = (part.filename for part in parts.infolist() if part.file_size != part.compress_size)
+            damaged = "directory" if len(kinds) > 1 else next(unequal, None) or parts.testzip()
+    except Exception as error:  # a damaged directory of the archive is answered with errors of every kind
+        raise RunError(f"not a readable checkpoint: {type(error).__name__}: {error}") from error
+    if damaged is not None:
+        raise RunError(f"its part {damaged} is damaged")
+
+
 def content(tree: Mapping[str, Any]) -> str:
     """The hash of what a checkpoint says, whatever bytes it is stored in; times are no part of it."""
     inside = {key: value for key, value in tree.items() if key not in _OUTSIDE_CONTENT}
@@ -52,6 +89,18 @@ def content(tree: Mapping[str, Any]) -> str:
     if "metrics" in inside:
         inside["metrics"] = {k: v for k, v in inside["metrics"].items() if not _is_time(k)}
     return content_hash(inside)
+
+
+@contextmanager
+def fits(path: Path) -> Iterator[None]:
+    """Turn the failure to load a checkpoint that can be read into a RunError: it is of another run, or made up."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise RunError(f"checkpoint {path} does not fit this run: {type(error).__name__}: {said}") from error
 
 
 def check_plain(tree: Mapping[str, Any]) -> None:
@@ -81,8 +130,6 @@ def save_checkpoint(
 
     >>> save_checkpoint("last.pt", model, optimizer, epoch=3, step=120, metrics={"val_loss": 0.1})  # doctest: +SKIP
     """
-    import hashlib
-
     path = Path(path)
     tree = {
         "format_version": FORMAT_VERSION,
@@ -100,12 +147,10 @@ def save_checkpoint(
         **global_state(),
     }
     check_plain(tree)
-    data = encode(snapshot(tree))
     temporary = path.with_name(f".{path.name}.tmp")
-    write_durable(temporary, data)
-    temporary.replace(path)
-    sync_directory(path.parent)
-    return hashlib.sha256(data).hexdigest()
+    written = write_durable(temporary, Encoded(snapshot(tree)))
+    move_into_place(temporary, path)
+    return written.sha256
 
 
 def load_checkpoint(
@@ -139,3 +184,14 @@ def load_checkpoint(
 
 def _is_time(name: str) -> bool:
     return name.endswith(("_seconds", "_at", "_per_second", "_mib"))
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _tensors(value)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +18,15 @@ from typing import Any
 
 from loopwright.engine.history import History
 from loopwright.errors import RunError
-from loopwright.record.checkpoint import content, decode, encode
-from loopwright.record.files import sha256, write_atomic, write_json
+from loopwright.record.checkpoint import Encoded, check_sums, content, decode
+from loopwright.record.files import dumps, explained, move_into_place, sha256, write_durable, write_json
 
 log = logging.getLogger("loopwright")
 
 NAME = re.compile(r"step_\d{9,}\.pt")
 TAGS = ("initial", "best", "gate")
+KEYS = {"format_version", "last", "tags", "model_sha256", "files", "checksum"}
+_NO_ROOM_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,37 +69,41 @@ class Index:
         A damaged index is rebuilt from the checkpoint files themselves: nothing committed is lost with it.
         """
         path = folder / "index.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             return cls.rebuilt(folder, "is missing") if any(folder.glob("step_*.pt")) else cls(folder)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            entries = [Entry(**item) for item in raw["files"]]
+            entries = [_entry(item) for item in raw["files"]]
             tags = {str(tag): str(file) for tag, file in raw["tags"].items() if tag in TAGS}
             names = {entry.file for entry in entries}
-            if any(not NAME.fullmatch(name) for name in names) or not set(tags.values()) <= names:
+            if any(entry.file != f"step_{entry.step:09d}.pt" for entry in entries) or not set(tags.values()) <= names:
                 raise ValueError("it names files that a run does not have")
+            if not set(raw) <= KEYS or raw.get("checksum", _checksum(raw)) != _checksum(raw):
+                raise ValueError("it is not what was written")
             return cls(folder, entries, tags, raw.get("model_sha256"))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             return cls.rebuilt(folder, f"is damaged ({error})")
 
     @classmethod
-    def rebuilt(cls, folder: Path, why: str) -> Index:
+    def rebuilt(cls, folder: Path, why: str, without: frozenset[str] = frozenset()) -> Index:
         """An index of the checkpoint files that can be read, for when index.json is gone or damaged.
 
-        Every entry counts as rolling: which ones a cadence asked for is the recipe's to say.
+        Every entry counts as rolling: which ones a cadence asked for is the recipe's to say. `without` names files that
+        are known to be damaged.
         """
         log.warning("%s %s; rebuilding it from the checkpoint files", folder / "index.json", why)
         index = cls(folder, from_files=True)
         best_steps: dict[int, int | None] = {}
         for path in sorted(folder.glob("step_*.pt")):
-            if not NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            if not NAME.fullmatch(path.name) or path.name in without or path.is_symlink() or not path.is_file():
                 continue
             try:
+                check_sums(path)
                 tree = decode(path)
                 position = (int(tree["step"]), int(tree["epoch"]), int(tree["batch"]))
                 best_steps[position[0]] = _best_step(tree)
                 digest = content(tree)
-            except (RunError, KeyError, TypeError, ValueError) as error:
+            except (RunError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 log.warning("%s is left out: %s", path, error)
                 continue
             index.entries.append(
@@ -118,16 +126,14 @@ class Index:
 
     def write(self) -> None:
         """Commit."""
-        write_json(
-            self.folder / "index.json",
-            {
-                "format_version": 1,
-                "last": self.last.file if self.last else None,
-                "tags": {tag: self.tags[tag] for tag in TAGS if tag in self.tags},
-                "model_sha256": self.model_sha256,
-                "files": [asdict(entry) for entry in self.entries],
-            },
-        )
+        body = {
+            "format_version": 1,
+            "last": self.last.file if self.last else None,
+            "tags": {tag: self.tags[tag] for tag in TAGS if tag in self.tags},
+            "model_sha256": self.model_sha256,
+            "files": [asdict(entry) for entry in self.entries],
+        }
+        write_json(self.folder / "index.json", {**body, "checksum": _checksum(body)})
 
     def load(self, entry: Entry) -> dict[str, Any]:
         """Read a committed checkpoint after checking its hash. Raises RunError naming what is wrong with it."""
@@ -139,19 +145,53 @@ class Index:
             raise RunError(f"checkpoint {path} is damaged: its bytes do not have the hash in index.json")
         return decode(data)
 
-    def newest_valid(self) -> tuple[Entry, dict[str, Any]] | None:
+    def newest_valid(
+        self, check: Callable[[Mapping[str, Any]], None] = lambda saved: None
+    ) -> tuple[Entry, dict[str, Any]] | None:
         """The newest checkpoint that is whole, and its content; damaged ones are named. None where there is none at all.
 
-        Raises RunError where every committed checkpoint is damaged: starting again silently would hide the loss.
+        `check` raises RunError for one that cannot be gone on from all the same. Where nothing that the index names will
+        do, whole files that it does not name are taken: a rename that the disk said was done can be lost with its power.
+        Raises RunError where every checkpoint is damaged: starting again silently would hide the loss.
         """
+        found, unfit = self._newest(check)
+        if found is None and self.entries and not self.from_files:
+            named = frozenset(entry.file for entry in self.entries)
+            others = Index.rebuilt(self.folder, "names nothing that can be gone on from", named)
+            found, problem = others._newest(check)
+            unfit = problem or unfit
+            if found is not None:
+                self.entries, self.tags, self.from_files = others.entries, others.tags, True
+        if found is None and self.was_committed():
+            if unfit:
+                raise RunError(
+                    f"no checkpoint in {self.folder} can be gone on from: {unfit}; restore it, or start anew with --new"
+                )
+            raise RunError(f"no checkpoint in {self.folder} can be read; start anew with --new")
+        return found
+
+    def _newest(
+        self, check: Callable[[Mapping[str, Any]], None]
+    ) -> tuple[tuple[Entry, dict[str, Any]] | None, str | None]:
+        unfit = None
         for entry in sorted(self.entries, key=lambda entry: -entry.step):
             try:
-                return entry, self.load(entry)
+                saved = self.load(entry)
             except RunError as error:
                 log.warning("%s; trying the one before it", error)
-        if self.entries:
-            raise RunError(f"no checkpoint in {self.folder} can be read; start anew with --new")
-        return None
+                continue
+            try:
+                check(saved)
+                return (entry, saved), None
+            except RunError as error:
+                unfit = str(error)
+                log.warning("%s does not fit %s; trying the one before it", self.folder / entry.file, error)
+        return None, unfit
+
+    def was_committed(self) -> bool:
+        """Whether a checkpoint has been committed here: what follows a commit is left even where the index is gone."""
+        traces = (self.folder / "index.json", self.folder / "last.pt", self.folder.parent / "model.pt")
+        return any(os.path.lexists(trace) for trace in traces)
 
     def rewind(self, entry: Entry) -> None:
         """Forget everything after a checkpoint: a run that goes on from it writes those steps again."""
@@ -186,9 +226,16 @@ class Index:
         """Delete files that a committed index no longer names; only ever this run's own plain files."""
         for entry in entries:
             path = self.folder / entry.file
-            if NAME.fullmatch(entry.file) and not path.is_symlink():
-                with suppress(FileNotFoundError):
+            if NAME.fullmatch(entry.file) and path.is_file() and not path.is_symlink():
+                with explained(path, 0), suppress(FileNotFoundError):
                     path.unlink()
+
+    def set_aside(self) -> None:
+        """Rename directories that stand where a file will have to be; what is in them is not ours to delete."""
+        for path in [*self.folder.iterdir()]:
+            if path.name.endswith((".pt", "index.json")) and path.is_dir() and not path.is_symlink():
+                log.warning("%s should be a file and is a directory; it is set aside", path)
+                path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}"))
 
     def sweep(self) -> None:
         """Delete leftovers of a killed process: temporary files, and checkpoints that were never committed."""
@@ -205,30 +252,56 @@ class Index:
         wanted |= {f"epoch_{e.epoch:04d}.pt": e.file for e in self.entries if e.epoch_end and not e.rolling}
         for path in self.folder.glob("*.pt"):
             if not NAME.fullmatch(path.name) and path.name not in wanted and path.is_symlink():
-                path.unlink()
+                with explained(path, 0):
+                    path.unlink()
         for name, target in wanted.items():
             link = self.folder / name
-            if link.is_symlink() and os.readlink(link) == target:
-                continue
-            temporary = self.folder / f".{name}.tmp"
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-            try:
-                temporary.symlink_to(target)
-            except OSError:  # a file system without links gets copies
-                shutil.copyfile(self.folder / target, temporary)
-            temporary.replace(link)
+            if not (link.is_symlink() and os.readlink(link) == target):
+                with explained(link, 0):
+                    self._link(link, target)
+
+    def _link(self, link: Path, target: str) -> None:
+        temporary = self.folder / f".{link.name}.tmp"
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            temporary.symlink_to(target)
+        except OSError as error:
+            if error.errno in _NO_ROOM_OR_BROKEN:
+                raise
+            shutil.copyfile(self.folder / target, temporary)  # a file system without links gets copies
+        temporary.replace(link)
 
     def restore_model(self, path: Path) -> None:
         """Write model.pt again from the best checkpoint where it is not the one the index knows."""
         best = self.tagged("best")
         if best is None or (path.is_file() and sha256(path) == self.model_sha256):
             return
-        with suppress(RunError):
-            data = encode(self.load(best)["model_state_dict"])
-            self.model_sha256 = hashlib.sha256(data).hexdigest()  # the bytes differ after a reload (pickle's memo)
-            self.write()
-            write_atomic(path, data)
+        try:
+            weights = Encoded(self.load(best)["model_state_dict"])
+        except RunError as error:
+            log.warning("%s; %s is left as it is", error, path)
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.model_sha256 = write_durable(temporary, weights).sha256  # other bytes after a reload (pickle's memo)
+        self.write()
+        move_into_place(temporary, path)
+
+
+def _entry(raw: Mapping[str, Any]) -> Entry:
+    """One entry of the file, its types checked. Raises ValueError or TypeError."""
+    entry = Entry(**raw)
+    texts, counts = (entry.file, entry.sha256, entry.content_sha256), (entry.step, entry.epoch, entry.size)
+    good = all(isinstance(text, str) for text in texts) and all(type(n) is int and n >= 0 for n in counts)
+    if not good or not isinstance(entry.rolling, bool) or not isinstance(entry.epoch_end, bool):
+        raise ValueError("an entry has a value of another type")
+    return entry
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    """What tells a damaged index that still reads well: a digit of a hash, of a step."""
+    text = dumps({name: value for name, value in sorted(body.items()) if name != "checksum"})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _best_step(saved: Mapping[str, Any]) -> int | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 import math
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,12 @@ import torch
 from loopwright import clock
 from loopwright.engine.history import Row
 from loopwright.engine.state import TrainState, snapshot
-from loopwright.errors import LockError, MachineError, RunError
-from loopwright.record.checkpoint import FORMAT_VERSION, content, encode
-from loopwright.record.files import AppendFile, dumps, sync_directory, write_atomic, write_durable
+from loopwright.errors import LoopwrightError, MachineError, RunError
+from loopwright.record.checkpoint import FORMAT_VERSION, Encoded, content, fits
+from loopwright.record.files import AppendFile, dumps, move_into_place, sync_directory, write_durable
 from loopwright.record.index import Entry, Index
 from loopwright.record.lock import DirectoryLock
+from loopwright.record.logs import LOGS, check_logs
 from loopwright.record.settings import RecordSettings
 from loopwright.record.tables import Table
 
@@ -68,25 +70,28 @@ class RunRecorder:
 
     def open(self, state: TrainState) -> bool:
         """Go back to the newest whole checkpoint, cut the logs to it, and say whether there was one."""
-        found = self.index.newest_valid()
+        found = self.index.newest_valid(partial(check_logs, self._path))
         self._folder.mkdir(exist_ok=True)
         lengths: Mapping[str, int] = {}
         if found is not None:
             entry, saved = found
-            state.load_state_dict(saved)
+            with fits(self._folder / entry.file):
+                state.load_state_dict(saved)
             self.index.rewind(entry)
             if self.index.from_files:
                 held = self.index.entries
                 self.index.entries = [replace(e, rolling=not self._at_cadence(e)) for e in held]
             lengths = saved["log_lengths"]
             self._retag(state)
+            self.index.set_aside()
             self.index.write()
         self.index.sweep()
         self.index.link()
         self.index.restore_model(self._path / "model.pt")
-        self._metrics = Table(self._path / "metrics.csv", lengths.get("metrics", 0))
-        self._steps = Table(self._path / "steps.csv", lengths.get("steps", 0))
-        self._events = AppendFile(self._path / "events.jsonl", lengths.get("events", 0))
+        paths = {name: self._path / file for name, file in LOGS.items()}
+        self._metrics = Table(paths["metrics"], lengths.get("metrics", 0))
+        self._steps = Table(paths["steps"], lengths.get("steps", 0))
+        self._events = AppendFile(paths["events"], lengths.get("events", 0))
         if found is not None:
             self._step_losses = _losses_of(self._path / "steps.csv")
         return found is not None
@@ -200,6 +205,12 @@ class RunRecorder:
         """A copy of everything a checkpoint holds, with the lengths of the logs as they are now."""
         row = state.history.last or {}
         best = state.history.best_index(self._monitor, self._mode)
+        logs: dict[str, Table | AppendFile] = {
+            "metrics": self._metrics,
+            "steps": self._steps,
+            "events": self._events,
+        }
+        marks = {name: file.mark() for name, file in logs.items()}
         tree = {
             "format_version": FORMAT_VERSION,
             **state.state_dict(),
@@ -207,14 +218,9 @@ class RunRecorder:
             f"best_{self._monitor}": None if best is None else state.history.rows[best][self._monitor],
             "seed": self._seed,
             "config": dict(self._config),
-            "log_lengths": {
-                "metrics": self._metrics.length,
-                "steps": self._steps.length,
-                "events": self._events.length,
-            },
+            "log_lengths": {name: length for name, (length, _) in marks.items()},
+            "log_sha256": {name: digest for name, (_, digest) in marks.items()},
         }
-        for file in (self._metrics, self._steps, self._events):
-            file.flush()
         return snapshot(tree)  # type: ignore[no-any-return]
 
     def _start(self, saved: dict[str, Any], *, rolling: bool) -> None:
@@ -238,9 +244,10 @@ class RunRecorder:
         sync_directory(self._folder)
         for file in (self._metrics, self._steps, self._events):
             file.sync()
-        model = encode(held["best"]["model_state_dict"]) if "best" in held else None
-        if model is not None:
-            self.index.model_sha256 = hashlib.sha256(model).hexdigest()
+        model = None
+        if "best" in held:
+            model = self._path / f".model.pt.{os.getpid()}.tmp"
+            self.index.model_sha256 = write_durable(model, Encoded(held["best"]["model_state_dict"])).sha256
         dropped = self.index.prune(self._settings.keep_last, self._max_bytes, finished=False)
         self._commit(dropped, model)
 
@@ -252,27 +259,25 @@ class RunRecorder:
                 if entry.rolling and not rolling:
                     self.index.entries[position] = replace(entry, rolling=False)
                 return name
-        data = encode(tree)
-        write_durable(self._folder / name, data)
-        digest = hashlib.sha256(data).hexdigest()
+        written = write_durable(self._folder / name, Encoded(tree))
         at_end = tree["batch"] == 0 and tree["epoch"] > 0
-        entry = Entry(name, tree["step"], tree["epoch"], len(data), digest, content(tree), rolling, at_end)
+        entry = Entry(name, tree["step"], tree["epoch"], written.size, written.sha256, content(tree), rolling, at_end)
         self.index.entries = sorted([*self.index.entries, entry], key=lambda e: e.step)
         return name
 
-    def _commit(self, dropped: list[Entry], model: bytes | None) -> None:
+    def _commit(self, dropped: list[Entry], model: Path | None) -> None:
         self._lock.check()
         self.index.write()
         self.index.delete(dropped)
         if model is not None:
-            write_atomic(self._path / "model.pt", model)
+            move_into_place(model, self._path / "model.pt")
         self.index.link()
 
     def _raise_writers_error(self) -> None:
         error, self._error = self._error, None
         if error is None:
             return
-        if isinstance(error, LockError | MachineError):
+        if isinstance(error, LoopwrightError):
             raise error
         raise MachineError(f"a checkpoint could not be written: {type(error).__name__}: {error}") from error
 

@@ -32,6 +32,7 @@ NAMES = (
     "figures",
     "evaluation",
     "task",
+    "proof.json",
 )
 
 
@@ -49,7 +50,7 @@ class Run:
         with explained(parent, 0):
             try:
                 parent.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
                 raise RunError(
                     f"--out {root}: {parent} cannot be made ({error.strerror}); choose another directory"
                 ) from error
@@ -118,6 +119,8 @@ def to_yaml(value: Any) -> str:
 def writable_root(out: str | os.PathLike[str] | None) -> Path:
     """The root of the runs: what was given, else LOOPWRIGHT_RUNS, else `runs`."""
     root = Path(out or os.environ.get("LOOPWRIGHT_RUNS") or "runs")
+    if "\0" in str(root) or any(len(os.fsencode(part)) > 255 for part in root.parts):
+        raise RunError(f"--out {str(root)!r:.80} is no directory's name; give another")
     if root.exists() and not root.is_dir():
         raise RunError(f"--out {root} is a file; give a directory")
     if root.exists() and not os.access(root, os.W_OK):

@@ -218,7 +218,7 @@ def _result(path: Path) -> dict[str, Any]:
     """What result.json says; nothing while the run goes on."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from loopwright.errors import RunError
 
@@ -32,8 +33,17 @@ def read_columns(path: Path) -> Columns:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); restore the file") from None
     rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    header = next(rows, [])
+    try:
+        return _columns(path, rows)
+    except csv.Error as error:
+        raise RunError(f"{path} line {rows.line_num} is not CSV ({error}); restore the file") from None
+
+
+def _columns(path: Path, rows: Any) -> Columns:
+    header: list[str] = next(rows, [])
     if len(set(header)) != len(header):
         raise RunError(f"{path} has two columns of one name; restore the file")
     values: list[list[float | None]] = [[] for _ in header]

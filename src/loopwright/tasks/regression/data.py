@@ -6,6 +6,7 @@ Letters of shapes: N rows, F features, O outputs.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from loopwright.config.registry import nearest, register
 from loopwright.errors import DataError
 from loopwright.streams import Streams
 
+_LARGEST = float(np.finfo(np.float32).max)
 Ratios = tuple[float, ...]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -125,7 +127,7 @@ class FileData(TableData):
         for column in (*features, *targets):
             if column not in frame.columns:
                 raise DataError(
-                    f"{path} has no column {column!r}{nearest(column, frame.columns)}; it has {', '.join(frame.columns)}"
+                    f"{path} has no column {column!r}{nearest(column, frame.columns)}; it has {_listed(frame.columns)}"
                 )
         if not features:
             raise DataError(f"{path} has no column beside the target; give task.data.features")
@@ -181,14 +183,19 @@ def _polars_read(path: Path, reader: str) -> Any:
         import polars
     except ImportError:
         raise DataError("task.data=csv and parquet need polars; pip install 'loopwright[tables]'") from None
-    if not path.is_file():
+    if not os.path.isfile(path):  # false as well for a name that is too long
         raise DataError(f"task.data.path={path}: there is no such file")
     try:
-        return getattr(polars, reader)(path)
-    except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as {reader.removeprefix('read_')}: {str(error).splitlines()[0]}"
-        ) from error
+        return getattr(polars, reader)(path, glob=False)
+    except (Exception, polars.exceptions.PanicException) as error:  # polars panics on some damaged Parquet files
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"{path} cannot be read as {reader.removeprefix('read_')}: {said}") from error
+
+
+def _listed(columns: list[str]) -> str:
+    """Column names in one line, whatever they hold (an open quote makes one of a whole file)."""
+    text = ", ".join(name if name.isprintable() else repr(name) for name in columns)
+    return text if len(text) <= 500 else f"{text[:500]}..."
 
 
 def _numbers(path: Path, frame: Any, name: str) -> Array:
@@ -202,6 +209,12 @@ def _numbers(path: Path, frame: Any, name: str) -> Array:
     if len(bad):
         raise DataError(
             f"{path}: column {name!r} has {len(bad)} missing or infinite values, the first in row {bad[0] + 1}; fill or drop them"
+        )
+    large = np.flatnonzero(np.abs(values) > _LARGEST)
+    if len(large):
+        raise DataError(
+            f"{path}: column {name!r} has {len(large)} values beyond {_LARGEST:.1e}, the first in row {large[0] + 1}; "
+            "rescale it, float32 does not hold them"
         )
     return values
 

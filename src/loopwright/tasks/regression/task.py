@@ -22,14 +22,25 @@ from loopwright.tasks.base import TaskConfig
 from loopwright.tasks.regression.data import Table, TableData, split_rows
 
 LossName = Literal["mse", "l1", "huber", "bce_with_logits", "cross_entropy"]
+
+
+def mse(predicted: Tensor, target: Tensor) -> Tensor:
+    """F.mse_loss to the bit; equal shapes pass by its broadcasting, whose views cost 16 us of a step's 530."""
+    if predicted.shape != target.shape:
+        return F.mse_loss(predicted, target)
+    mean: Tensor = torch._C._nn.mse_loss(predicted, target, 1)  # type: ignore[arg-type]  # 1: the mean
+    return mean
+
+
 _LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": F.mse_loss,
+    "mse": mse,
     "l1": F.l1_loss,
     "huber": F.huber_loss,
     "bce_with_logits": F.binary_cross_entropy_with_logits,
     "cross_entropy": F.cross_entropy,
 }
 _EVALUATION_BATCH = 4096
+_MOST_CLASSES = 1_000_000
 _REAL: Mapping[str, Direction] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
 _CLASSES: Mapping[str, Direction] = {"loss": "min", "accuracy": "max"}
 
@@ -79,8 +90,11 @@ class RegressionTask(Task):
                 "task.loss=bce_with_logits needs targets of 0 and 1; use task.loss=mse or recode the target"
             )
         if config.loss == "cross_entropy":
-            if y.shape[1] != 1 or not np.equal(y, y.astype(np.int64)).all() or y.min() < 0:
-                raise DataError("task.loss=cross_entropy needs one target column of class numbers 0, 1, 2, ...")
+            if y.shape[1] != 1 or not np.equal(y, np.floor(y)).all() or y.min() < 0 or y.max() >= _MOST_CLASSES:
+                raise DataError(
+                    "task.loss=cross_entropy needs one target column of class numbers 0, 1, 2, ... "
+                    f"(below {_MOST_CLASSES:,})"
+                )
             self.num_outputs, y, dtype = int(y.max()) + 1, y[:, 0], torch.int64
         self.num_inputs = x.shape[1]
         self.splits = {
