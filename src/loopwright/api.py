@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from loopwright.config.compose import compose as _compose
-from loopwright.config.identity import differing_keys
-from loopwright.config.schema import Recipe, parse, plain
-from loopwright.data.loaders import make_loader
-from loopwright.engine.compute import resolve_device
+from loopwright.config.schema import Recipe
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
-from loopwright.engine.settings import TrainSettings
-from loopwright.engine.state import load_weights, snapshot
-from loopwright.engine.task import Direction, Split
-from loopwright.engine.weights import content_hash, weights_hash
-from loopwright.errors import ConfigError, DataError, RunError
+from loopwright.engine.task import Direction
+from loopwright.errors import ConfigError
 from loopwright.evaluation import Evaluation, evaluate_run
 from loopwright.experiment import run
-from loopwright.plugins import load_builtin
+from loopwright.fitting import fitting, given_again
 from loopwright.prediction import predict_run as predict
 from loopwright.proof.verdict import Verdict
-from loopwright.record.index import Index
-from loopwright.record.read import read_config
 from loopwright.seeds import SeedsOutcome, run_seeds
-from loopwright.streams import Streams
 from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
 
 __all__ = [
@@ -136,86 +124,10 @@ def fit(
     >>> fit(nn.Linear(3, 1), nn.MSELoss(), train=(X, X.sum(1, keepdim=True)), epochs=2, record={"save": False}).epochs
     2
     """
-    parsed, task = _fitting(
+    parsed, task = fitting(
         model, loss, train, val, test, epochs, batch_size, optimizer, lr, metrics, seed, name, dict(recipe)
     )
     return run(parsed, out=out, resume=resume, hooks=hooks, task=task, keep_initial=isinstance(model, nn.Module))
-
-
-def _fitting(
-    model: nn.Module | Callable[[], nn.Module],
-    loss: LossFunction,
-    train: Any,
-    val: Any,
-    test: Any,
-    epochs: int,
-    batch_size: int,
-    optimizer: str | Mapping[str, Any],
-    lr: float | None,
-    metrics: Mapping[str, Metric | tuple[Metric, Direction]] | None,
-    seed: int,
-    name: str,
-    recipe: dict[str, Any],
-) -> tuple[Recipe, SupervisedTask]:
-    """The recipe and the task that arguments of `fit` stand for."""
-    load_builtin()
-    pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}
-    streams = Streams(seed)
-    if isinstance(model, nn.Module):
-        initial = snapshot(model.state_dict())
-        structure, given = repr(model), model
-        make = _returning(given)
-    else:
-        make = model
-        with streams.fork("weights"):
-            built = model()
-        initial, structure = built.state_dict(), repr(built)
-    stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
-    monitored = str(stop.get("monitor") or "").removeprefix("val_")
-    if monitored in pairs and pairs[monitored][1] is None and stop.get("mode") is None:
-        raise ConfigError(
-            f"`stop.monitor` is your metric {monitored!r}; say which way is better: stop={{'mode': 'min' or 'max'}}"
-        )
-    optim: dict[str, Any] = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
-    if lr is not None:
-        optim["lr"] = lr
-    portions = {key: recipe.pop(key) for key in TrainSettings.model_fields if key in recipe}
-    tree = {
-        "name": name,
-        "seed": seed,
-        "task": {
-            "name": "python",
-            "model": hashlib.sha256(structure.encode()).hexdigest()[:16],
-            "initial_sha256": weights_hash(initial),
-            "loss": repr(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__),
-            "directions": {key: direction or "min" for key, (_, direction) in pairs.items()},
-        },
-        "optim": optim,
-        "stop": stop,
-        **recipe,
-        "train": {"epochs": epochs, "batch_size": batch_size, **portions},
-    }
-    parsed = parse(tree)
-    device, batch = resolve_device(parsed.device), parsed.train.batch_size
-    if train is None:
-        raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
-    try:
-        loaders: dict[Split, Any] = {
-            "train": make_loader(train, batch, streams, "train", device),
-            "val": make_loader(val, 4096 if _in_memory(val) else batch, streams, "val", device),
-            "test": make_loader(test, 4096 if _in_memory(test) else batch, streams, "test", device),
-        }
-    except (TypeError, ValueError) as error:
-        raise DataError(str(error)) from error
-    task = SupervisedTask(
-        make,
-        loss,
-        loaders,
-        {key: function for key, (function, _) in pairs.items()},
-        {key: direction or "min" for key, (_, direction) in pairs.items()},
-        _fingerprint(train, val, test),
-    )
-    return parsed, task
 
 
 def verify(
@@ -245,7 +157,7 @@ def verify(
     from loopwright.proof.verify import verify_pair, verify_run
 
     def given(run_path: Path) -> tuple[Recipe, SupervisedTask]:
-        return _given_again(run_path, model, loss, fit_arguments)
+        return given_again(run_path, model, loss, fit_arguments)
 
     if model is None and (loss is not None or fit_arguments):
         unknown = ", ".join(sorted((*fit_arguments, *(["loss"] if loss is not None else []))))
@@ -270,62 +182,3 @@ def verify(
         config_dir=directory,
         hooks=hooks,
     )
-
-
-def _given_again(
-    path: Path, model: Any, loss: LossFunction | None, arguments: Mapping[str, Any]
-) -> tuple[Recipe, SupervisedTask]:
-    """Recipe and task of a recorded `fit`, its parts given again, from the first weights that it kept."""
-    if loss is None or arguments.get("train") is None:
-        raise RunError(f"{path} came from loopwright.fit: give its `loss` and `train` again, beside `model`")
-    config = read_config(path)
-    index = Index.read(path / "checkpoints") if (path / "checkpoints").is_dir() else None
-    initial = index.tagged("initial") if index is not None else None
-    if isinstance(model, nn.Module):
-        if initial is None:
-            raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
-        model = copy.deepcopy(model)
-    elif initial is not None:
-        model = model()
-    if index is not None and initial is not None:
-        try:
-            load_weights(model, index.load(initial)["model_state_dict"])
-        except RuntimeError as error:
-            raise RunError(f"the given module does not have the weights of {path}: {error}") from error
-    data: dict[str, Any] = {key: arguments.get(key) for key in ("train", "val", "test", "metrics")}
-    said = {key: value for key, value in arguments.items() if key not in data}
-    inside = {**config, **config["train"], "optimizer": config["optim"], "lr": None} | said
-    left_out = ("task", "model", "optim", "seeds", "epochs", "batch_size", "optimizer", "lr", "seed", "name")
-    rest = {key: value for key, value in inside.items() if key not in (*left_out, "train")}
-    named: dict[str, Any] = {key: inside[key] for key in ("epochs", "batch_size", "optimizer", "lr", "seed", "name")}
-    recipe, task = _fitting(model, loss, **data, **named, recipe=rest)
-    lines = [line for line in differing_keys(config, plain(recipe)) if not line.startswith("task.")] if said else []
-    if lines:
-        raise ConfigError([f"the record of {path} says otherwise: {line}; leave it out" for line in lines])
-    return recipe, task
-
-
-def _returning(module: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: module
-
-
-def _in_memory(given: Any) -> bool:
-    return not isinstance(given, torch.utils.data.Dataset | torch.utils.data.DataLoader)
-
-
-def _fingerprint(*splits: Any) -> str:
-    """Tensors and arrays by their content; a Dataset, which may be endless, by its type and length."""
-    return content_hash([_known(split) for split in splits])
-
-
-def _known(given: Any) -> Any:
-    if isinstance(given, torch.utils.data.DataLoader):
-        return [_known(given.dataset), given.batch_size]
-    if isinstance(given, torch.utils.data.TensorDataset):
-        return list(given.tensors)
-    if isinstance(given, torch.utils.data.Dataset):
-        length = len(given) if hasattr(given, "__len__") else None
-        return [type(given).__qualname__, length]
-    if isinstance(given, list | tuple):
-        return [_known(item) for item in given]
-    return given if isinstance(given, Tensor) or given is None else torch.as_tensor(given)
