@@ -1,4 +1,4 @@
-"""How long a checkpoint of 100 MB holds the training, against torch.save and fsync in the loop. Wall time."""
+"""How long a checkpoint of 100 or 500 MB holds the training, against torch.save and fsync in the loop. Wall time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,23 @@ from loopwright.record.lock import DirectoryLock
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.settings import RecordSettings
 
-_WIDTH = 2886  # one square layer: 33 MB of weights, 67 MB of Adam's moments
+# One square layer of this width: a third of the megabytes are weights, the rest Adam's moments.
+_WIDTHS = {100: 2886, 500: 6454}
 
 
 def benchmark(quick: bool) -> Iterator[Result]:
+    for megabytes in _WIDTHS:
+        yield from _held(megabytes, quick)
+
+
+def _held(megabytes: int, quick: bool) -> Iterator[Result]:
+    width = _WIDTHS[megabytes]
     state = TrainState(
-        model := nn.Linear(_WIDTH, _WIDTH),
+        model := nn.Linear(width, width),
         {"main": list(model.parameters())},
         lambda params: fused.Adam(params, lr=1e-3, fused=True),
     )
-    state.apply(Loss(model(torch.ones(1, _WIDTH)).mean(), 1))
+    state.apply(Loss(model(torch.ones(1, width)).mean(), 1))
     plain, held, total = [], [], []
     with tempfile.TemporaryDirectory() as root:
         path = Path(root)
@@ -55,5 +62,5 @@ def benchmark(quick: bool) -> Iterator[Result]:
         lock.release()
     medians = [statistics.median(times[1:]) for times in (held, plain, total)]  # the first ones warm up
     detail = {"torch_save_and_fsync_s": round(medians[1], 3), "until_committed_s": round(medians[2], 3)}
-    yield Result("a checkpoint of 100 MB holds the step for", medians[0], "s", None, held[1:], detail)
+    yield Result(f"a checkpoint of {megabytes} MB holds the step for", medians[0], "s", None, held[1:], detail)
     yield Result("the same, against torch.save + fsync", medians[0] / medians[1], "x", None)

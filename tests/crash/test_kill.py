@@ -59,7 +59,7 @@ TASKS = {
     ),
 }
 CADENCES = ("3 steps", "0.2 s")
-# At random instants, shared out among tasks and cadences; `make crash-long` asks for 500.
+# At random instants, shared out among tasks and cadences; `make crash` asks for 500.
 KILLS = math.ceil(int(os.environ.get("LOOPWRIGHT_KILLS", "32")) / (len(TASKS) * len(CADENCES)))
 
 

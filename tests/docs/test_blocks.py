@@ -47,6 +47,7 @@ ELSEWHERE: dict[str, Callable[[], None]] = {
     "make test": partial(_make_target, "test"),
     "make check": partial(_make_target, "check"),
     "make crash": partial(_make_target, "crash"),
+    "make slow": partial(_make_target, "slow"),
     "make bench": partial(_make_target, "bench"),
     "make docs": partial(_make_target, "docs"),
     "make golden": partial(_make_target, "golden"),
