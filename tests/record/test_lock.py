@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,31 @@ def test_a_kill_while_taking_leaves_no_lock_behind(tmp_path: Path, monkeypatch: 
     (staged / "owner.json").write_text(json.dumps(owner | {"process_start": "1"}))  # its process is gone
     with DirectoryLock(path) as lock:
         lock.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_in_the_midst_of_preparing_leaves_nothing_after_the_next_release(tmp_path: Path):
+    (tmp_path / "lock.new-0123").mkdir()
+    (tmp_path / "lock.new-4567").mkdir()
+    (tmp_path / "lock.new-4567" / "owner.json").write_text("{")
+    DirectoryLock(tmp_path / "lock").acquire().release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preparation_swept_away_by_another_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, stage, swept = tmp_path / "lock", DirectoryLock._stage, []
+
+    def stage_then_lose(self: DirectoryLock) -> tuple[Path, lock_module.Owner]:
+        staged, owner = stage(self)
+        if not swept:
+            swept.append(staged)
+            shutil.rmtree(staged)
+        return staged, owner
+
+    monkeypatch.setattr(DirectoryLock, "_stage", stage_then_lose)
+    with DirectoryLock(path) as lock:
+        lock.check()
+    assert len(swept) == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from loopwright.engine.loss import Loss
-from loopwright.engine.task import At, Loader, Split, Sums, Task
+from loopwright.engine.task import At, Task
 from loopwright.engine.weights import content_hash
 from loopwright.proof.verdict import Tensors
 from loopwright.proof.witness import without_wrappers
+from loopwright.tasks.wrapped import WrappedTask
 
 # What a step is made of, in the order in which it comes about.
 _STAGES = ("the weights before the first step", "the batch", "the loss", "the gradient", "the weights")
@@ -59,21 +60,12 @@ def first_difference(left: Trace, right: Trace) -> Tensors | None:
     return None
 
 
-class Traced(Task):
+class Traced(WrappedTask):
     """Wraps a task and notes what passes through it. Training is the same, slower by the hashing."""
 
     def __init__(self, task: Task, trace: Trace) -> None:
-        self.task, self.trace = task, trace
-        self.metrics, self.monitor = task.metrics, task.monitor
-
-    def build_model(self) -> nn.Module:
-        return self.task.build_model()
-
-    def groups(self, model: nn.Module) -> Mapping[str, Iterable[nn.Parameter]]:
-        return self.task.groups(model)
-
-    def loader(self, split: Split) -> Loader | None:
-        return self.task.loader(split)
+        super().__init__(task)
+        self.trace = trace
 
     def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
         trace, step = self.trace, at.step
@@ -91,21 +83,6 @@ class Traced(Task):
         gradients = {name: p.grad for name, p in model.named_parameters()}
         trace.note(step, _GRADIENT, without_wrappers(gradients))
         trace.note(step, _WEIGHTS, without_wrappers(model.state_dict()))
-
-    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
-        return self.task.measure(model, batch, at)
-
-    def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
-        return self.task.evaluate(model, split, at)
-
-    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
-        return self.task.finish(sums)
-
-    def fingerprint(self) -> str:
-        return self.task.fingerprint()
-
-    def facts(self) -> Mapping[str, Any]:
-        return self.task.facts()
 
 
 def _by_position(batch: Any) -> dict[str, Any]:

@@ -107,27 +107,28 @@ class DirectoryLock:
             return False
 
     def _acquire_now(self) -> DirectoryLock:
-        staged, owner = self._stage()
-        try:
-            for _ in range(3):  # each turn is lost only to another process that won it
-                try:
-                    # The lock appears complete: a kill at any instant leaves either none, or one that names its owner.
-                    os.rename(staged, self.path)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    with contextlib.suppress(FileNotFoundError):  # released meanwhile: try again
-                        self._take_over()
-                    continue
-                self._owner = owner
-                self.check()  # after a long pause here, somebody may have given us up
-                self._stop.clear()
-                self._thread = threading.Thread(target=self._keep_beating, name="loopwright-lock", daemon=True)
-                self._thread.start()
-                return self
-            raise LockError(self._held_by(self._read()))
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        for _ in range(3):  # each turn is lost only to another process that won it, or swept our preparation away
+            staged, owner = self._stage()
+            try:
+                # The lock appears complete: a kill at any instant leaves either none, or one that names its owner.
+                os.rename(staged, self.path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                with contextlib.suppress(FileNotFoundError):  # released meanwhile: try again
+                    self._take_over()
+                continue
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+            self._owner = owner
+            self.check()  # after a long pause here, somebody may have given us up
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._keep_beating, name="loopwright-lock", daemon=True)
+            self._thread.start()
+            return self
+        raise LockError(self._held_by(self._read()))
 
     def _take_over(self) -> None:
         """Move a dead owner's lock out of the way. Raises LockError where the owner lives."""
@@ -166,7 +167,9 @@ class DirectoryLock:
         for grave in self.path.parent.glob(f"{name}.gone-*"):
             shutil.rmtree(grave, ignore_errors=True)
         for staged in self.path.parent.glob(f"{name}.new-*"):  # of a process killed before its rename
-            if not DirectoryLock(staged).is_held():
+            lock = DirectoryLock(staged)
+            # One without an owner may be a moment old; whoever makes it notices, and makes another.
+            if lock._read() is None or not lock.is_held():
                 shutil.rmtree(staged, ignore_errors=True)
 
     def _stage(self) -> tuple[Path, Owner]:
@@ -181,9 +184,10 @@ class DirectoryLock:
         except FileNotFoundError:
             raise RunError(f"{self.path.parent} does not exist; name an existing run directory") from None
         try:
-            with explained(staged, 512):  # not synced: a lock need not outlive a power cut, and a sync costs 10 ms
-                (staged / "beat").write_text("")
+            # Not synced: a lock need not outlive a power cut, and a sync costs 10 ms. Swept away meanwhile: see above.
+            with explained(staged, 512), contextlib.suppress(FileNotFoundError):
                 (staged / "owner.json").write_text(json.dumps(asdict(owner)))
+                (staged / "beat").write_text("")
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise

@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from loopwright.engine.loss import Loss
-from loopwright.engine.task import At, Loader, Split, Sums, Task
+from loopwright.engine.task import At, Loader, Split, Task
 from loopwright.models.dropout import without_dropout
+from loopwright.tasks.wrapped import WrappedTask
 
 
-class Overfit(Task):
+class Overfit(WrappedTask):
     """Wraps a task: its first `num_samples` training samples are both train and val, and there is no test."""
 
     def __init__(self, task: Task, num_samples: int) -> None:
-        self.task, self.num_samples = task, num_samples
-        self.metrics, self.monitor = task.metrics, task.monitor
+        super().__init__(task)
+        self.num_samples = num_samples
 
     def build_model(self) -> nn.Module:
         return without_dropout(self.task.build_model())
-
-    def groups(self, model: nn.Module) -> Mapping[str, Iterable[nn.Parameter]]:
-        return self.task.groups(model)
 
     def loader(self, split: Split) -> Loader | None:
         train = None if split == "test" else self.task.loader("train")
         return None if train is None else train.head(self.num_samples)
 
-    def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
-        return self.task.losses(model, batch, at)
+    def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
+        return Task.evaluate(self, model, split, at)  # over these few samples, not over the inner task's split
 
-    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
-        return self.task.measure(model, batch, at)
-
-    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
-        return self.task.finish(sums)
-
-    def fingerprint(self) -> str:
-        return self.task.fingerprint()
-
-    def facts(self) -> Mapping[str, Any]:
-        return self.task.facts()
+    def remarks(self, split: Split, metrics: Mapping[str, float | None]) -> list[str]:
+        return []
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         return ()

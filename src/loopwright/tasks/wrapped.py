@@ -1,0 +1,53 @@
+"""`WrappedTask`: a task around another one. Override what should differ; the rest is the inner task's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopwright.engine.loss import Loss
+from loopwright.engine.task import At, Loader, Split, Sums, Task
+
+
+class WrappedTask(Task):
+    """Passes every call on to `task`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.metrics, self.monitor = task.metrics, task.monitor
+
+    def build_model(self) -> nn.Module:
+        return self.task.build_model()
+
+    def groups(self, model: nn.Module) -> Mapping[str, Iterable[nn.Parameter]]:
+        return self.task.groups(model)
+
+    def loader(self, split: Split) -> Loader | None:
+        return self.task.loader(split)
+
+    def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
+        return self.task.losses(model, batch, at)
+
+    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
+        return self.task.measure(model, batch, at)
+
+    def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
+        return self.task.evaluate(model, split, at)
+
+    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+        return self.task.finish(sums)
+
+    def fingerprint(self) -> str:
+        return self.task.fingerprint()
+
+    def facts(self) -> Mapping[str, Any]:
+        return self.task.facts()
+
+    def remarks(self, split: Split, metrics: Mapping[str, float | None]) -> list[str]:
+        return self.task.remarks(split, metrics)
+
+    def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
+        return self.task.examples(model, split, device)
