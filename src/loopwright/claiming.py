@@ -39,6 +39,7 @@ def claim(
             ended = newest.result
             if ended is not None and ended.get("status") not in ("interrupted", "failed"):
                 log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
+                Run.tidy(newest.path)
                 return None, outcome_of(newest.path)
             check_contained(newest.path)
             return Run.open(newest.path), None

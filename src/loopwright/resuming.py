@@ -53,6 +53,7 @@ def resume_run(
     if unfinished:
         return run(recipe, path=path, hooks=hooks)
     log.info("%s is finished (%s); to go on from it give overrides, for example train.epochs", path, ended)
+    Run.tidy(path)
     return outcome_of(path)
 
 

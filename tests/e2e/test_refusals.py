@@ -62,3 +62,20 @@ def test_an_operation_without_a_deterministic_form_is_named(tmp_path: Path):
         loopwright.fit(Puts, nn.MSELoss(), train=data, epochs=1, out=tmp_path)
     outcome = loopwright.fit(Puts, nn.MSELoss(), train=data, epochs=1, out=tmp_path, deterministic=False)
     assert outcome.status == "completed"
+
+
+def test_leftovers_of_a_kill_after_the_result_are_swept(tmp_path: Path):
+    """A process killed between its result and the release of its lock leaves the lock, and those it took over."""
+    outcome = loopwright.train("experiment=self_test", "train.epochs=1", "plots=none", out=tmp_path)
+    assert outcome.run is not None
+    run = Path(outcome.run)
+    before = sorted(path.name for path in run.iterdir())
+    (run / ".lock").mkdir()
+    (run / ".lock.gone-0123").mkdir()
+    (run / ".lock.gone-0123" / "beat").write_text("")
+    again = loopwright.train("experiment=self_test", "train.epochs=1", "plots=none", out=tmp_path, resume=True)
+    assert again.run == outcome.run
+    assert sorted(path.name for path in run.iterdir()) == before
+    (run / ".lock.gone-4567").mkdir()
+    assert loopwright.resume(run).weights_sha256 == outcome.weights_sha256
+    assert sorted(path.name for path in run.iterdir()) == before

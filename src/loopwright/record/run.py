@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from loopwright import clock
-from loopwright.errors import MachineError, RunError
+from loopwright.errors import LockError, MachineError, RunError
 from loopwright.record.files import dumps, explained, sync_directory, write_atomic, write_json
 from loopwright.record.lock import DirectoryLock
 from loopwright.record.read import read_json, read_sessions
@@ -77,6 +78,13 @@ class Run:
         for leftover in (*path.glob(".*.tmp"), *path.glob("task/.*.tmp")):  # of a process killed before its rename
             leftover.unlink(missing_ok=True)
         return run
+
+    @classmethod
+    def tidy(cls, path: Path) -> None:
+        """Sweep what a process left that was killed between its result and the release of its lock."""
+        if any(path.glob(".lock*")):
+            with suppress(LockError):  # it is only just finishing
+                cls.open(path).close()
 
     def write_facts(self, files: Mapping[str, Any]) -> None:
         """Write what a task says about its data, as JSON under `task/`."""
