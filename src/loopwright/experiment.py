@@ -194,12 +194,10 @@ def _own_hooks(recipe: Recipe) -> list[Hook]:
 
 
 def _with_curves(outcome: Outcome, recipe: Recipe) -> Outcome:
-    """The training loss per step where every step was recorded, else per epoch."""
-    return outcome if recipe.record.steps_every == 1 else replace(outcome, curves=_per_row(outcome))
-
-
-def _per_row(outcome: Outcome) -> dict[str, list[float | None]]:
-    return {name: values for name, values in outcome.curves.items() if name != "train_loss"}
+    """The loss's curve has a value per step: it is left out where not every step was recorded."""
+    if recipe.record.steps_every == 1:
+        return outcome
+    return replace(outcome, curves={name: values for name, values in outcome.curves.items() if name != "train_loss"})
 
 
 @contextmanager

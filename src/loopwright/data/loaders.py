@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any, cast
 
 import torch
@@ -183,7 +183,7 @@ class ReplayedLoader:
         with self._streams.fork("iterable", self._split, epoch):
             batches = iter(self._given)
             own = global_state()
-        for _ in islice(iter(int, 1), self._limit) if self._limit is not None else iter(int, 1):
+        for _ in islice(count(), self._limit):
             with isolated():
                 restore_global_state(own)
                 batch = next(batches, None)
@@ -203,11 +203,8 @@ class ReplayedLoader:
         return self._lengths
 
 
-Given = Any
-
-
 def make_loader(
-    given: Given, batch_size: int, streams: Streams, split: str, device: torch.device
+    given: Any, batch_size: int, streams: Streams, split: str, device: torch.device
 ) -> TensorLoader | MapLoader | ReplayedLoader | None:
     """A loader of tensors, arrays, a Dataset or a DataLoader; training data given without a DataLoader are shuffled.
 
