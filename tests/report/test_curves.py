@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -17,40 +15,20 @@ from matplotlib.figure import Figure
 
 from loopwright.errors import RunError
 from loopwright.report import curves, frame
-
-
-def record(
-    run_dir: Path,
-    epochs: int = 6,
-    steps_per_epoch: int = 20,
-    *,
-    loss: Callable[[int], float] = lambda step: 0.2 + math.exp(-step / 40),
-    val: Callable[[int], dict[str, object]] = lambda epoch: {"loss": 1 / epoch, "recall": 1 - 1 / epoch},
-) -> Path:
-    """A run directory with the two tables of a training."""
-    run_dir.mkdir(exist_ok=True)
-    lines = ["step,epoch,loss,lr"]
-    lines += [f"{s},{(s - 1) // steps_per_epoch + 1},{loss(s)!r},0.001" for s in range(1, epochs * steps_per_epoch + 1)]
-    (run_dir / "steps.csv").write_text("\n".join(lines) + "\n")
-    lines = [",".join(["epoch", "step", "lr", "train_loss", *(f"val_{name}" for name in val(1)), "epoch_seconds"])]
-    for epoch in range(1, epochs + 1):
-        cells = [str(value) for value in val(epoch).values()]
-        lines.append(
-            ",".join([f"{epoch},{epoch * steps_per_epoch},0.001,{loss(epoch * steps_per_epoch)!r}", *cells, "0.1"])
-        )
-    (run_dir / "metrics.csv").write_text("\n".join(lines) + "\n")
-    return run_dir
+from loopwright.report.draw import draw, main
+from loopwright.report.frame import Record
+from loopwright.report.style import BLUE, GREEN
+from support.records import record, write_result
 
 
 def metrics_figure(run_dir: Path) -> Figure:
-    result = json.loads((run_dir / "result.json").read_text()) if (run_dir / "result.json").exists() else {}
-    figure = curves.metrics_figure(frame.metrics(run_dir), result)
+    figure = curves.metrics_figure(Record(run_dir))
     assert figure is not None
     return figure
 
 
 def loss_figure(run_dir: Path) -> Figure:
-    figure = curves.loss_figure(frame.metrics(run_dir), frame.steps(run_dir))
+    figure = curves.loss_figure(Record(run_dir))
     assert figure is not None
     return figure
 
@@ -95,13 +73,13 @@ def test_damage_is_named_by_its_line(tmp_path: Path, content: str, message: str)
 
 def test_draw_writes_both_figures_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     run_dir = record(tmp_path / "run")
-    written = curves.draw(run_dir)
+    written = draw(run_dir)
     assert [path.name for path in written] == ["loss.svg", "loss.png", "metrics.svg", "metrics.png"]
     assert sorted((run_dir / "figures").iterdir()) == sorted(written)
     first = [path.read_bytes() for path in written]
     assert first[0].startswith(b"<?xml") and first[1].startswith(b"\x89PNG")
     with matplotlib.rc_context({"lines.linewidth": 9.0, "svg.hashsalt": None}):  # a person's own matplotlibrc
-        assert [path.read_bytes() for path in curves.draw(run_dir)] == first
+        assert [path.read_bytes() for path in draw(run_dir)] == first
 
 
 def test_loss_figure_shows_steps_mean_and_epochs(tmp_path: Path) -> None:
@@ -148,14 +126,12 @@ def test_best_epoch_is_marked_in_every_panel(
     tmp_path: Path, result: dict[str, object], best: float, title: str
 ) -> None:
     run_dir = record(tmp_path / "run", val=lambda e: {"loss": 1 / e, "recall": -abs(e - 4), "f1": e / 10})
-    (run_dir / "result.json").write_text(json.dumps(result))
+    write_result(run_dir, **result)
     figure = metrics_figure(run_dir)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "recall", "f1"]
     assert figure.get_suptitle() == f"validation metrics; green: {title}"
     for axes in figure.axes:
-        marked = {
-            float(np.asarray(drawn.get_xdata())[0]) for drawn in axes.get_lines() if drawn.get_color() == curves.GREEN
-        }
+        marked = {float(np.asarray(drawn.get_xdata())[0]) for drawn in axes.get_lines() if drawn.get_color() == GREEN}
         assert marked == {best}
     assert figure.axes[2].get_title(loc="right") == f"{best / 10:.4g}"
 
@@ -163,7 +139,26 @@ def test_best_epoch_is_marked_in_every_panel(
 def test_no_mark_where_the_watched_metric_is_unknown(tmp_path: Path) -> None:
     figure = metrics_figure(record(tmp_path / "run", val=lambda e: {"recall": e}))
     assert figure.get_suptitle() == ""
-    assert [drawn.get_color() for drawn in figure.axes[0].get_lines()] == [curves.BLUE]
+    assert [drawn.get_color() for drawn in figure.axes[0].get_lines()] == [BLUE]
+
+
+def test_counts_are_left_out_once_the_result_names_what_is_judged(tmp_path: Path) -> None:
+    names = ("loss", "recall", "rule_checks", "recall_len_1_5")
+    run_dir = record(tmp_path / "run", val=lambda e: dict.fromkeys(names, e))
+
+    def drawn(**result: object) -> list[str]:
+        write_result(run_dir, **result)
+        return [axes.get_title(loc="left") for axes in metrics_figure(run_dir).axes]
+
+    assert drawn() == ["loss", "recall", "rule_checks"]
+    assert drawn(curves={"train_loss": [1.0]}) == ["loss", "recall", "rule_checks"]
+    assert drawn(curves={"train_loss": [1.0], "recall": [1.0]}) == ["loss", "recall"]  # val_loss is the default monitor
+    assert drawn(curves={"recall": [], "recall_len_1_5": []}, monitor="val_recall", mode="max") == ["recall"]
+
+
+def test_only_lengths_and_empty_columns_make_no_metrics_figure(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", val=lambda e: {"accuracy_len_1_5": 0.5, "checks": ""})
+    assert curves.metrics_figure(Record(run_dir)) is None
 
 
 def test_gaps_and_missing_cells(tmp_path: Path) -> None:
@@ -179,7 +174,7 @@ def test_gaps_and_missing_cells(tmp_path: Path) -> None:
     assert x == [2.0, 4.0, 6.0]
     _, values = line(loss_figure(run_dir), "train, per step (2 not finite)")
     assert np.isnan(values[4:6]).all()
-    assert len(curves.draw(run_dir)) == 4
+    assert len(draw(run_dir)) == 4
 
 
 @pytest.mark.parametrize(
@@ -195,25 +190,25 @@ def test_any_shape_of_record_is_drawn(
         loss=lambda step: 0.5,
         val=lambda e: {f"a_rather_long_metric_name_{i}": 0.5 for i in range(num_metrics)},
     )
-    assert len(curves.draw(run_dir)) == num_files
+    assert len(draw(run_dir)) == num_files
 
 
 def test_partial_records(tmp_path: Path) -> None:
     run_dir = record(tmp_path / "run")
     (run_dir / "steps.csv").unlink()
-    assert len(curves.draw(run_dir)) == 4
+    assert len(draw(run_dir)) == 4
     (run_dir / "metrics.csv").unlink()
-    assert curves.draw(run_dir) == []
+    assert draw(run_dir) == []
     (run_dir / "steps.csv").write_text("step,epoch,loss,lr\n1,1,0.5,0.1\n")
-    assert [path.name for path in curves.draw(run_dir)] == ["loss.svg", "loss.png"]
+    assert [path.name for path in draw(run_dir)] == ["loss.svg", "loss.png"]
     with pytest.raises(RunError, match="nowhere does not exist"):
-        curves.draw(tmp_path / "nowhere")
+        draw(tmp_path / "nowhere")
 
 
 def test_the_module_is_a_command_without_torch_or_pyplot(tmp_path: Path) -> None:
     run_dir = record(tmp_path / "run")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-X", "importtime", "-m", "loopwright.report.curves"]
+    command = [sys.executable, "-X", "importtime", "-m", "loopwright.report.draw"]
     done = subprocess.run([*command, str(run_dir)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0
     assert (done.stdout, (run_dir / "figures" / "loss.png").exists()) == ("", True)
@@ -223,9 +218,9 @@ def test_the_module_is_a_command_without_torch_or_pyplot(tmp_path: Path) -> None
 
 
 def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert curves.main([]) == 2
-    assert curves.main([str(tmp_path / "nowhere")]) == 2
+    assert main([]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "usage: python -m loopwright.report.curves RUN",
+        "usage: python -m loopwright.report.draw RUN",
         f"{tmp_path / 'nowhere'} does not exist; name a run directory",
     ]

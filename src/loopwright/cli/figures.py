@@ -15,7 +15,7 @@ from loopwright.cli import options
 def command(run: str, out: Path | None) -> int:
     """Draw the figures of RUN again from its record."""
     from loopwright.record.read import check_contained, resolve_run
-    from loopwright.report.curves import draw
+    from loopwright.report.draw import draw
 
     where = resolve_run(run, options.root(out))
     check_contained(where)

@@ -22,7 +22,7 @@ def draw_later(run: Path) -> None:
     try:
         _drawing.append(
             subprocess.Popen(
-                [sys.executable, "-m", "loopwright.report.curves", str(run)],
+                [sys.executable, "-m", "loopwright.report.draw", str(run)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

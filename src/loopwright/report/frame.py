@@ -1,15 +1,73 @@
-"""A run's tables as columns of numbers, read from the record alone."""
+"""What a figure reads of a run: its tables as columns of numbers, and `Record`, everything else in the directory."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from loopwright.errors import RunError
+import numpy as np
 
+from loopwright.errors import RunError
+from loopwright.record.read import read_config, read_json
+from loopwright.report.captures import Capture, find_captures
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 Columns = dict[str, list[float | None]]
+# A metric over the samples of some lengths only: val_token_accuracy_len_6_10, both bounds included.
+LENGTH_BIN = re.compile(r"(?:val_)?(?P<metric>.+)_len_(?P<low>\d+)_(?P<high>\d+)$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's directory, each part read once, when it is first asked for. Nothing is ever written."""
+
+    path: Path
+
+    @cached_property
+    def epochs(self) -> Columns:
+        """The columns of `metrics.csv`. Raises RunError where it is damaged."""
+        return metrics(self.path)
+
+    @cached_property
+    def steps(self) -> Columns:
+        """The columns of `steps.csv`. Raises RunError where it is damaged."""
+        return steps(self.path)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What `result.json` says; nothing while the run goes on, or where the file is damaged."""
+        try:
+            return read_json(self.path / "result.json") or {}
+        except RunError:
+            return {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The recipe in `config.yaml`; nothing where there is none. Raises RunError where it is damaged."""
+        return read_config(self.path) if (self.path / "config.yaml").exists() else {}
+
+    @cached_property
+    def token_names(self) -> list[str]:
+        """The names of the tokens by their id, from `task/vocabulary.json`; none where there is no such file.
+
+        Raises RunError where it is damaged.
+        """
+        path = self.path / "task" / "vocabulary.json"
+        vocabulary = read_json(path)
+        names = [] if vocabulary is None else vocabulary.get("names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RunError(f"{path} is damaged: 'names' is no list of names")
+        return names
+
+    @cached_property
+    def captures(self) -> tuple[Capture, ...]:
+        """The files of `captures/`, the oldest first; an array is read from them when it is asked for."""
+        return find_captures(self.path / "captures")
 
 
 def metrics(run_dir: Path) -> Columns:
@@ -60,3 +118,10 @@ def _columns(path: Path, rows: Any) -> Columns:
                     f"{path} line {rows.line_num}: {name} is {cell!r}, which is not a number; restore the file"
                 ) from None
     return dict(zip(header, values, strict=True))
+
+
+def series(columns: Columns, x: str, y: str) -> tuple[Array, Array]:
+    """Two columns as arrays, rows with an empty cell left out; an infinite y becomes a gap (nan), like nan itself."""
+    pairs = [(a, b) for a, b in zip(columns.get(x, ()), columns.get(y, ()), strict=False) if None not in (a, b)]
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], np.where(np.isfinite(table[:, 1]), table[:, 1], np.nan)

@@ -1,0 +1,93 @@
+"""Run directories written by hand, for what only reads records: tables, a result, a gate, captures."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def record(
+    run_dir: Path,
+    epochs: int = 6,
+    steps_per_epoch: int = 20,
+    *,
+    loss: Callable[[int], float] = lambda step: 0.2 + math.exp(-step / 40),
+    val: Callable[[int], dict[str, object]] = lambda epoch: {"loss": 1 / epoch, "recall": 1 - 1 / epoch},
+) -> Path:
+    """A run directory with the two tables of a training."""
+    run_dir.mkdir(exist_ok=True)
+    lines = ["step,epoch,loss,lr"]
+    lines += [f"{s},{(s - 1) // steps_per_epoch + 1},{loss(s)!r},0.001" for s in range(1, epochs * steps_per_epoch + 1)]
+    (run_dir / "steps.csv").write_text("\n".join(lines) + "\n")
+    lines = [",".join(["epoch", "step", "lr", "train_loss", *(f"val_{name}" for name in val(1)), "epoch_seconds"])]
+    for epoch in range(1, epochs + 1):
+        cells = [str(value) for value in val(epoch).values()]
+        lines.append(
+            ",".join([f"{epoch},{epoch * steps_per_epoch},0.001,{loss(epoch * steps_per_epoch)!r}", *cells, "0.1"])
+        )
+    (run_dir / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return run_dir
+
+
+def write_result(run_dir: Path, **facts: object) -> None:
+    (run_dir / "result.json").write_text(json.dumps(facts))
+
+
+def write_config(run_dir: Path, **tree: object) -> None:
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def write_vocabulary(run_dir: Path, *names: str) -> None:
+    (run_dir / "task").mkdir(exist_ok=True)
+    (run_dir / "task" / "vocabulary.json").write_text(json.dumps({"names": list(names)}))
+
+
+def write_capture(run_dir: Path, step: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Path:
+    (run_dir / "captures").mkdir(exist_ok=True)
+    path = run_dir / "captures" / f"step_{step:09d}.npz"
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    return path
+
+
+def token_capture(
+    step: int, *, samples: int = 3, length: int = 8, layers: int = 2, heads: int = 2, size: int = 6, vocabulary: int = 4
+) -> Arrays:
+    """What a transformer leaves at a step: causal attention maps that sharpen, residual streams that settle."""
+    random = np.random.default_rng(0)
+    arrays: Arrays = {"tokens": random.integers(0, vocabulary, (samples, length))}
+    sharpness = 3 * step / (step + 300)
+    scores = sharpness * random.normal(size=(layers, samples, heads, length, length))
+    weights = np.exp(scores) * np.tril(np.ones((length, length)))
+    centres = random.normal(size=(layers + 1, vocabulary, size))
+    noise = random.normal(size=(layers + 1, samples, length, size))
+    for layer in range(layers):
+        arrays[f"attention.{layer}"] = (weights / weights.sum(axis=-1, keepdims=True))[layer].astype(np.float32)
+    for layer in range(layers + 1):
+        settled = sharpness * centres[layer][arrays["tokens"]] + 0.3 * noise[layer] * (1 + 1 / (1 + step / 100))
+        arrays[f"residual.{layer}"] = settled.astype(np.float32)
+    return arrays
+
+
+def texts(svg: Path) -> list[str]:
+    """Every piece of text in a figure, in the order of drawing: matplotlib draws it as outlines and names it before."""
+    return [html.unescape(text.strip()) for text in re.findall(r"<!-- (.*?) -->", svg.read_text(), re.DOTALL)]
+
+
+def files(run_dir: Path) -> dict[str, bytes]:
+    """Every file of a record and its content, but for the figures."""
+    return {
+        str(path.relative_to(run_dir)): path.read_bytes()
+        for path in sorted(run_dir.rglob("*"))
+        if path.is_file() and path.parent.name != "figures"
+    }
