@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -10,16 +11,19 @@ import torch
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
 from loopwright.engine.fit import Plan
+from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
 from loopwright.engine.rate import learning_rate
 from loopwright.engine.state import TrainState
 from loopwright.engine.stop import Gate, Patience, StopRule
-from loopwright.engine.task import Task
+from loopwright.engine.task import Direction, Task
 from loopwright.engine.weights import weights_hash
 from loopwright.errors import ConfigError
 from loopwright.record.checkpoint import check_plain
 from loopwright.streams import Streams
 from loopwright.tasks.overfit import Overfit
+
+log = logging.getLogger("loopwright")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Bui
         model = task.build_model()
     with memory_explained("while the model was set up", advice, batch_size=batch_size, device=device, model=model):
         model.to(device)
-        state = TrainState(model, task.groups(model), recipe.optim.build)
+        state = TrainState(model, task.groups(model), recipe.optim.build, recipe.train.precision)
     extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
     if extra:
         check_plain(extra)
@@ -79,17 +83,23 @@ def plan(built: Built) -> Plan:
     recipe, task = built.recipe, built.task
     loader = task.loader("train")
     per_epoch = len(loader) if loader else 0
-    monitor, mode = recipe.monitor, recipe.mode
+    ranking = _ranking(recipe, task)
+    monitor, mode = ranking.monitor, ranking.mode
     if monitor.startswith("val_") and recipe.train.epochs and task.loader("val") is None:
         raise ConfigError(
             f"`stop.monitor` is {monitor!r} but there is no val split; give one, or use stop.monitor=train_loss"
         )
+    capture = recipe.hooks.capture
+    if capture.every and task.loader(capture.split) is None:
+        raise ConfigError(f"`hooks.capture.split` is {capture.split!r}: there is no such split here; use train")
     stop = recipe.stop
-    modes = {prefixed(name): direction for name, direction in task.metrics.items()}
+    modes = _directions(task)
     gate = None
-    if stop.gate:
-        thresholds = {prefixed(name): value for name, value in stop.gate.items()}
+    thresholds = {prefixed(name): value for name, value in (stop.gate or {}).items()}
+    if thresholds and thresholds.keys() <= modes.keys():
         gate = Gate(thresholds, {name: modes[name] for name in thresholds}, stop.hold)
+    elif thresholds:
+        log.info("train.overfit measures samples (%s), so stop.gate is not asked", ", ".join(modes))
     rules: list[StopRule] = [gate] if gate else []
     rules.append(Patience(monitor, mode, stop.patience, stop.min_delta, stop.min_delta_mode == "relative"))
     return Plan(
@@ -102,11 +112,26 @@ def plan(built: Built) -> Plan:
             monitor=monitor,
             mode=mode,
         ),
-        monitor=monitor,
-        mode=mode,
+        ranking=ranking,
         stops=tuple(rules),
         gate=gate,
         budget=stop.budget,
         measure_norm=recipe.record.grad_norm,
         recipe=plain(recipe),
     )
+
+
+def _ranking(recipe: Recipe, task: Task) -> Ranking:
+    """What `best` follows; a task that `train.overfit` measures by its samples may lack the recipe's metric."""
+    modes = _directions(task)
+    monitor, mode = recipe.monitor, recipe.mode
+    if monitor not in modes and monitor.startswith("val_"):
+        monitor = prefixed(task.monitor)
+        mode = modes.get(monitor, mode)
+    own = monitor == prefixed(task.monitor) and mode == modes.get(monitor)
+    return Ranking(monitor, mode, tuple((prefixed(name), modes[prefixed(name)]) for name in task.ties) if own else ())
+
+
+def _directions(task: Task) -> dict[str, Direction]:
+    """The columns of metrics.csv that something can follow, and which way each is better."""
+    return {prefixed(name): direction for name, direction in task.metrics.items() if direction is not None}

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from loopwright.building import Built, build, plan
 from loopwright.claiming import claim
 from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.fit import Plan, fit
-from loopwright.engine.hooks import Hook
+from loopwright.engine.history import History
+from loopwright.engine.hooks import Hook, every
 from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_weights
+from loopwright.engine.stop import Gate
 from loopwright.engine.task import Task
 from loopwright.errors import ConfigError, LoopwrightError, RunError
+from loopwright.hooks.capture import Capture
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
@@ -91,11 +96,11 @@ def _train(
     recorder = RunRecorder(
         where.path,
         recipe.record,
-        monitor=wanted.monitor,
-        mode=wanted.mode,
+        ranking=wanted.ranking,
         seed=recipe.seed,
         config=wanted.recipe or {},
         lock=where.lock,
+        values=partial(_values, built.task, wanted.gate),
     )
     environment = {
         "seed": recipe.seed,
@@ -149,7 +154,7 @@ def _train(
                 wanted,
                 built.streams,
                 recorder=recorder,
-                hooks=(*_own_hooks(recipe), *hooks),
+                hooks=(*_own_hooks(built, where.path), *hooks),
                 interrupted=interrupt,
             )
         if outcome.status != "interrupted":
@@ -182,15 +187,26 @@ def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> 
                 plan(built),
                 built.streams,
                 recorder=recorder,
-                hooks=(*_own_hooks(recipe), *hooks),
+                hooks=(*_own_hooks(built, None), *hooks),
                 interrupted=interrupt,
             )
         return _with_curves(outcome, recipe)
 
 
-def _own_hooks(recipe: Recipe) -> list[Hook]:
-    probe = recipe.hooks.timing_probe
-    return [TimingProbe(minutes=probe.minutes, advice=probe.advice)] if probe is not None else []
+def _own_hooks(built: Built, run: Path | None) -> list[Hook]:
+    """The observers that the recipe switches on. Captures are files, so a training without a record has none."""
+    probe, capture = built.recipe.hooks.timing_probe, built.recipe.hooks.capture
+    hooks: list[Hook] = [TimingProbe(minutes=probe.minutes, advice=probe.advice)] if probe is not None else []
+    if capture.every and run is not None:
+        shown = Capture(built.task, built.streams, run / "captures", capture.split, capture.samples)
+        hooks.append(every(capture.every, shown))
+    return hooks
+
+
+def _values(task: Task, gate: Gate | None, history: History, losses: list[float | None]) -> Mapping[str, Any]:
+    """What a checkpoint holds beside the state: the task's own values, and whether the gate has been passed."""
+    passed = {} if gate is None else {"gate_passed": gate.passes(history)}
+    return {**task.checkpoint_values(history.columns(), losses), **passed}
 
 
 def _with_curves(outcome: Outcome, recipe: Recipe) -> Outcome:

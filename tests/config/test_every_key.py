@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import polars
 import pytest
 import torch
@@ -113,6 +114,17 @@ def recorded(overrides: tuple[str, ...], folder: Path) -> Any:
     held = {str(file.relative_to(path)) for file in path.rglob("*") if "figures" not in file.parts}
     header = {name: (path / name).read_text().splitlines()[:1] for name in texts}
     return path.parent.name, sorted(held), header, len((path / "steps.csv").read_text().splitlines())
+
+
+def captured(overrides: tuple[str, ...], folder: Path) -> Any:
+    """What is shown of a model's inside, and when."""
+    outcome = run_seeds(composed(overrides), out=folder)
+    assert isinstance(outcome, Outcome)
+    files = {}
+    for path in Path(outcome.run or "").glob("captures/*.npz"):
+        with np.load(path) as arrays:
+            files[path.name] = {name: arrays[name].tolist() for name in arrays}
+    return files
 
 
 def logged(overrides: tuple[str, ...], folder: Path) -> Any:
@@ -216,6 +228,7 @@ CHANGES: dict[str, Change] = {
     "train.accumulate": Change((*MEMORY, "model.dropout=0.5"), "train.accumulate=2"),
     "train.validate_every": Change(MEMORY, "train.validate_every=2 epochs"),
     "train.overfit": Change(MEMORY, "train.overfit=8"),
+    "train.precision": Change(MEMORY, "train.precision=bf16"),
     "stop.monitor": Change(MEMORY, "stop.monitor=mae"),
     "stop.mode": Change(MEMORY, "stop.mode=max"),
     "stop.patience": Change((*STOPPING, "stop.min_delta=1000"), "stop.patience=1"),
@@ -237,6 +250,9 @@ CHANGES: dict[str, Change] = {
     "hooks.timing_probe": Change(PROBED, "hooks.timing_probe=null", logged),
     "hooks.timing_probe.minutes": Change(MEMORY, "hooks.timing_probe.minutes=1e-9", logged),
     "hooks.timing_probe.advice": Change(PROBED, "hooks.timing_probe.advice=ask a friend", logged),
+    "hooks.capture.every": Change(LINEAR, "hooks.capture.every=2", captured),
+    "hooks.capture.split": Change((*LINEAR, "hooks.capture.every=2"), "hooks.capture.split=train", captured),
+    "hooks.capture.samples": Change((*LINEAR, "hooks.capture.every=2"), "hooks.capture.samples=3", captured),
     "task:regression.loss": Change(MEMORY, "task.loss=l1"),
     "task:regression.shuffle": Change(MEMORY, "task.shuffle=false"),
     "task:set_prediction.data.path": Change(
@@ -319,7 +335,6 @@ CHANGES: dict[str, Change] = {
 }
 # Keys with one value only: every other is refused.
 SINGLE = {
-    "train.precision": ("train.precision=fp16",),
     "schedule:constant.every": ("schedule=constant", "schedule.every=epoch"),
     "schedule:plateau.every": ("schedule=plateau", "schedule.every=step"),
 }

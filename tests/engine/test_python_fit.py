@@ -319,7 +319,7 @@ def test_without_a_val_split_the_training_loss_is_followed() -> None:
         ({"epochs": -1}, ConfigError, "`train.epochs` is -1"),
         ({"optimizer": "adamm"}, ConfigError, "did you mean 'adam'"),
         ({"patience": 3}, ConfigError, "did you mean `stop.patience`"),
-        ({"precision": "bf16"}, ConfigError, "`train.precision` is 'bf16'"),
+        ({"precision": "fp8"}, ConfigError, "`train.precision` is 'fp8'"),
         ({"train": "data.csv"}, DataError, "give tensors, arrays, a tuple of them, a Dataset or a DataLoader"),
         ({"train": (X, Y[:5])}, DataError, "equally many samples"),
         ({"train": (X[:0], Y[:0])}, DataError, "the train data have no samples"),

@@ -39,6 +39,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clip": {"train": {"clip_norm": 0.1}, "record": {"checkpoint_every": "4 steps", "steps_every": 2}},
     "early stopping": {"stop": {"patience": 1, "min_delta": 2.0}, "record": {"checkpoint_every": "4 steps"}},
     "gate": {"stop": {"gate": {"loss": 1.0}, "hold": 2}},
+    "bf16": {"train": {"precision": "bf16"}, "record": {"checkpoint_every": "4 steps"}},
+    "fp16, its first updates skipped": {"train": {"precision": "fp16"}, "record": {"checkpoint_every": "4 steps"}},
+    "fp16 accumulated and clipped": {
+        "train": {"precision": "fp16", "accumulate": 3, "clip_norm": 0.1, "batch_size": 6},
+        "record": {"checkpoint_every": "4 steps"},
+    },
+    "fp16 GAN": {"task": "Gan", "train": {"precision": "fp16"}, "record": {"checkpoint_every": "4 steps"}},
+    "captures": {"hooks": {"capture": {"every": 3}}, "record": {"checkpoint_every": "4 steps"}},
     "budget": {"stop": {"budget": "14 steps"}, "record": {"checkpoint_every": "4 steps"}},
 }
 

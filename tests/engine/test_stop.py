@@ -12,7 +12,7 @@ import torch
 
 from loopwright import clock
 from loopwright.config.durations import Duration
-from loopwright.engine.history import History, Row
+from loopwright.engine.history import History, Ranking, Row
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.stop import Gate, Patience, Pruned, Stop, first_stop
 from loopwright.experiment import run
@@ -159,7 +159,24 @@ def test_the_first_rule_that_stops_is_the_answer() -> None:
     ],
 )
 def test_best_is_strict(mode: Mode, values: list[float | None], best: int | None) -> None:
-    assert history(values).best_index("val_loss", mode) == best
+    assert history(values).best_index(Ranking("val_loss", mode)) == best
+
+
+@pytest.mark.parametrize(
+    ("edges", "best"),
+    [
+        ([0.1, 0.5, 0.9, 0.4], 1),  # the third row's monitor is lower, whatever its edges
+        ([0.5, 0.5, 0.9, 0.5], 0),  # equal in both: the earlier
+        ([0.1, None, 0.9, 0.4], 3),
+        ([None, None, None, None], 0),
+        ([NAN, 0.2, 0.9, 0.2], 1),
+    ],
+)
+def test_equal_values_are_decided_by_the_next_metric(edges: list[float | None], best: int) -> None:
+    rules = [0.8, 0.8, 0.7, 0.8]
+    held = History([{"val_rule": rule, "val_edge": edge} for rule, edge in zip(rules, edges, strict=True)])
+    ranking = Ranking("val_rule", "max", (("val_edge", "max"),))
+    assert held.best_index(ranking) == best and held.best(ranking) is held.rows[best]
 
 
 def test_a_history_comes_back_from_its_state_dict() -> None:

@@ -117,6 +117,14 @@ def test_a_line_per_epoch(monitor: str, caplog: pytest.LogCaptureFixture) -> Non
     ]
 
 
+def test_a_line_shows_what_the_gate_asks(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = {"stop": {"gate": {"edge_compliance": 0.95, "val_rule_compliance": 0.8}}}
+    row = {"train_loss": 2.0, "val_edge_compliance": 0.5, "val_rule_compliance": 0.25}
+    with caplog.at_level(logging.INFO, logger="loopwright"):
+        Lines().on_epoch_end(info(row=row, monitor="val_rule_compliance", recipe=recipe))
+    assert caplog.messages == ["epoch 3/50  loss 2  val_rule_compliance 0.25  val_edge_compliance 0.5"]
+
+
 def test_a_line_leaves_out_what_the_row_does_not_have(caplog: pytest.LogCaptureFixture) -> None:
     row = {"train_loss": 2.0, "val_loss": None, "samples_per_second": None}
     with caplog.at_level(logging.INFO, logger="other"):

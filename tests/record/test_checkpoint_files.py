@@ -32,6 +32,7 @@ KEYS = {
     "batch",
     "metrics",
     "best_val_loss",
+    "step_of_best",
     "history",
     "period",
     "seed",
@@ -259,7 +260,7 @@ def test_own_loop_saves_and_loads_with_the_same_protocol(tmp_path: Path) -> None
         "extra": {"note": "x", "curve": [1.0]},
         "format_version": 1,
     }
-    assert KEYS - set(load(path)) == {"best_val_loss", "history", "period", "log_lengths", "log_sha256"}
+    assert KEYS - set(load(path)) == {"best_val_loss", "step_of_best", "history", "period", "log_lengths", "log_sha256"}
 
 
 def test_own_loop_is_told_what_is_wrong_with_a_file(tmp_path: Path) -> None:

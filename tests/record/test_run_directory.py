@@ -57,6 +57,7 @@ TOP_LEVEL = {
     "model.pt",
     "figures",
     "evaluation",
+    "captures",
     "task",
     "proof.json",
 }

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from loopwright.config.durations import Duration
+from loopwright.engine.history import Ranking
 from loopwright.engine.state import TrainState
 from loopwright.errors import MachineError
 from loopwright.record import recorder as recording
@@ -30,7 +31,7 @@ def recorder_at(run: Path) -> RunRecorder:
     run.mkdir()
     settings = RecordSettings(checkpoint_every=Duration.parse("1 steps"))
     lock = DirectoryLock(run / ".lock").acquire()
-    return RunRecorder(run, settings, monitor="val_loss", mode="min", seed=1, config={}, lock=lock)
+    return RunRecorder(run, settings, ranking=Ranking("val_loss", "min"), seed=1, config={}, lock=lock)
 
 
 def state_of(model: nn.Module) -> TrainState:

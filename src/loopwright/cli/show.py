@@ -16,6 +16,8 @@ from loopwright.hooks.progress import Lines, ProgressBar
 from loopwright.record.files import dumps
 from loopwright.seeds import SeedsOutcome
 
+_WIDEST = 100
+
 
 def start_logging() -> None:
     """The library logs; the command shows it on stderr."""
@@ -76,7 +78,10 @@ def summary(outcome: Outcome | SeedsOutcome) -> None:
             ["", *names],
             *([title, *(number(values.get(key)) for key in names)] for title, values in columns.items()),
         ]
-        click.echo(table(rows))
+        lying = table(rows)
+        # Many metrics read better as rows than as a table wider than a terminal.
+        wide = max(map(len, lying.splitlines())) > _WIDEST
+        click.echo(table([list(column) for column in zip(*rows, strict=True)]) if wide else lying)
     for line in outcome.remarks:
         click.echo(line)
     if outcome.run is not None:

@@ -99,7 +99,7 @@ class Recipe(Node):
             yield f"`model` is {model}; the task {task} takes one of: {', '.join(names('model', wanted))}"
 
     def _metric_problems(self) -> Iterator[str]:
-        known = [f"val_{name}" for name in self.task.metrics()]
+        known = [f"val_{name}" for name, direction in self.task.metrics().items() if direction is not None]
         measured = f"the task measures: {', '.join(known)}"
         if self.stop.monitor is not None and self.monitor not in (*known, "train_loss"):
             yield f"`stop.monitor` is {self.stop.monitor!r}; {measured}{nearest(self.monitor, known)}"
@@ -118,7 +118,7 @@ class Recipe(Node):
     @property
     def mode(self) -> Direction:
         """`min` or `max`: the recipe's word, else the task's for that metric."""
-        return self.stop.mode or self.task.metrics().get(self.monitor.removeprefix("val_"), "min")
+        return self.stop.mode or self.task.metrics().get(self.monitor.removeprefix("val_")) or "min"
 
 
 def prefixed(metric: str) -> str:

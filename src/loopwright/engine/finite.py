@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopwright.engine.precision import MOST_SKIPS
 from loopwright.engine.state import NotFinite, TrainState
 from loopwright.errors import LoopwrightError
 
@@ -42,6 +43,11 @@ def explain(state: TrainState, bad: NotFinite, step: int, epoch: int, updated: C
     A finite loss can have a gradient that is not; without clipping nobody has looked at it, the update has spoilt the
     weights, and the next loss only shows it. `updated` are the groups that this step had updated before.
     """
+    if bad.what == "scale":
+        return (
+            f"{MOST_SKIPS} updates in a row, up to step {step} of epoch {epoch}, were skipped because gradients overflow "
+            f"fp16, though the loss scale is down to {bad.value:g}; try train.precision=bf16, or a smaller optim.lr"
+        )
     if bad.what == "gradient":
         names = _names(state, bad.group)
         return diverged_message(

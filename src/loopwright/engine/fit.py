@@ -15,7 +15,7 @@ from loopwright import clock
 from loopwright.config.durations import Duration
 from loopwright.engine.evaluate import evaluate
 from loopwright.engine.finite import Diverged, diverged_message, explain, not_finite_metric, spoilt
-from loopwright.engine.history import Row
+from loopwright.engine.history import Ranking, Row
 from loopwright.engine.hooks import Hook, Hooks, Info
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.recorder import Recorder
@@ -39,13 +39,20 @@ class Plan:
 
     train: TrainSettings
     lr: LearningRate
-    monitor: str
-    mode: Literal["min", "max"]
+    ranking: Ranking
     stops: tuple[StopRule, ...] = ()
     gate: Gate | None = None
     budget: Duration | None = None
     measure_norm: bool = False
     recipe: Mapping[str, Any] | None = None
+
+    @property
+    def monitor(self) -> str:
+        return self.ranking.monitor
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        return self.ranking.mode
 
 
 def fit(
@@ -160,6 +167,9 @@ class _Loop:
         self.read_back()
         epoch = state.epoch + 1
         row: Row = {"epoch": epoch, "step": state.step, "lr": state.lr, **state.period.means()}
+        if state.scalers:
+            row |= {name: row.get(name) for name in ("train_grad_norm", "train_grad_norm_max")}
+            row["train_skipped_updates"] = float(state.period.skipped)
         seconds = clock.monotonic() - self.row_started
         samples_per_second = state.period.samples / seconds if seconds > 0 else None
         if ended:
@@ -168,7 +178,9 @@ class _Loop:
         # Before the evaluation: code that samples or sorts can fail on NaN, and would hide what went wrong.
         spoiled = spoilt(state, state.step, epoch)
         validated = self.measure("val") if spoiled is None and (last or self.validation_due()) else None
-        row |= {f"val_{name}": value for name, value in (validated or dict.fromkeys(self.task.metrics)).items()}
+        # Counts as floats too: the history is a table of floats, and a row reads the same before and after a resume.
+        shown = validated or dict.fromkeys(self.task.metrics)
+        row |= {f"val_{name}": None if value is None else float(value) for name, value in shown.items()}
         row |= {
             "epoch_seconds": clock.monotonic() - self.row_started,
             "samples_per_second": samples_per_second,
@@ -195,7 +207,7 @@ class _Loop:
         state, plan = self.state, self.plan
         if stop.status not in ("diverged", "gate_passed", "pruned") and plan.gate is not None and plan.train.epochs:
             stop = Stop("gate_failed", f"gate not passed ({plan.gate.describe()}): {stop.reason}")
-        self.emit("on_train_end", record=state.epoch > 0 or state.step > 0, history=_columns(state.history.rows))
+        self.emit("on_train_end", record=state.epoch > 0 or state.step > 0, history=state.history.columns())
         outcome = self.outcome(stop)
         if stop.status == "diverged" or not state.history:
             return outcome
@@ -222,19 +234,18 @@ class _Loop:
 
     def outcome(self, stop: Stop) -> Outcome:
         state, plan = self.state, self.plan
-        best = state.history.best_index(plan.monitor, plan.mode)
         last = state.history.last
         worst = math.inf if plan.mode == "min" else -math.inf
         value = worst if stop.status == "diverged" else (last or {}).get(plan.monitor)
         curves: dict[str, list[float | None]] = {"train_loss": self.recorder.step_curve()}
-        for name in self.task.metrics:
+        for name in (name for name, direction in self.task.metrics.items() if direction is not None):
             curves[name] = state.history.column(f"val_{name}")
         return Outcome(
             status=stop.status,
             reason=stop.reason,
             monitor=plan.monitor,
             mode=plan.mode,
-            best=None if best is None else state.history.rows[best],
+            best=state.history.best(plan.ranking),
             last=last,
             value=value,
             epochs=state.epoch,
@@ -259,15 +270,19 @@ class _Loop:
         self.recorder.step_rows(rows)
         for row in rows:
             loss, norm = row["loss"] or 0.0, row.get("grad_norm") or 0.0
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            if not (math.isfinite(loss) and (math.isfinite(norm) or self.state.scalers)):
                 bad = NotFinite("gradient", norm, "main") if math.isfinite(loss) else NotFinite("loss", loss, "main")
                 raise Diverged(explain(self.state, bad, int(row["step"] or 0), int(row["epoch"] or 0)))
+        try:
+            self.state.check_skips()
+        except NotFinite as bad:
+            raise Diverged(explain(self.state, bad, self.state.step, self.state.epoch + 1)) from None
         self.state.period.seconds = clock.monotonic() - self.row_started
 
     def tags(self) -> frozenset[str]:
         state, plan = self.state, self.plan
         tags = set()
-        if state.history.best_index(plan.monitor, plan.mode) == len(state.history) - 1:
+        if state.history.best_index(plan.ranking) == len(state.history) - 1:
             tags.add("best")
         if self.stop is not None and self.stop.status == "gate_passed":
             tags.add("gate")
@@ -335,11 +350,6 @@ class _Loop:
             loss=None if loss is None else float(loss),
             **more,
         )
-
-
-def _columns(rows: list[Row]) -> dict[str, list[float | None]]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _max_memory_mib(device: torch.device) -> float | None:

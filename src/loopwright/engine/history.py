@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 Row = dict[str, float | None]
+_Mode = Literal["min", "max"]
 TIMES = ("epoch_seconds", "samples_per_second", "max_memory_mib")
 _WHOLE = ("epoch", "step")
 
@@ -38,15 +39,26 @@ class History:
     def column(self, name: str) -> list[float | None]:
         return [row.get(name) for row in self.rows]
 
-    def best_index(self, monitor: str, mode: Literal["min", "max"]) -> int | None:
-        """The row with the best value: strictly better than all before it, NaN and inf never. None where there is none yet."""
+    def columns(self) -> dict[str, list[float | None]]:
+        """Every column by its name."""
+        return {name: self.column(name) for name in dict.fromkeys(name for row in self.rows for name in row)}
+
+    def best_index(self, ranking: Ranking) -> int | None:
+        """The row that ranks strictly before all earlier ones, NaN and inf never. None where there is none yet."""
         best: int | None = None
-        for index, value in enumerate(self.column(monitor)):
-            if value is not None and math.isfinite(value):
-                held = None if best is None else self.rows[best][monitor]
-                if held is None or better(value, held, mode):
-                    best = index
+        for index, value in enumerate(self.column(ranking.monitor)):
+            if (
+                value is not None
+                and math.isfinite(value)
+                and (best is None or ranking.before(self.rows[index], self.rows[best]))
+            ):
+                best = index
         return best
+
+    def best(self, ranking: Ranking) -> Row | None:
+        """That row itself."""
+        index = self.best_index(ranking)
+        return None if index is None else self.rows[index]
 
     @property
     def elapsed_seconds(self) -> float:
@@ -79,7 +91,24 @@ class History:
         return cls(rows)
 
 
-def better(value: float, than: float, mode: Literal["min", "max"]) -> bool:
+class Ranking(NamedTuple):
+    """Which of two rows is better: by the monitored column, among equal values by those of `ties`, in their order."""
+
+    monitor: str
+    mode: _Mode
+    ties: tuple[tuple[str, _Mode], ...] = ()
+
+    def before(self, row: Row, other: Row) -> bool:
+        """Whether a row is strictly better than another; a missing or undefined value is worse than any."""
+        for name, mode in ((self.monitor, self.mode), *self.ties):
+            worst = math.inf if mode == "min" else -math.inf
+            a, b = (worst if (v := r.get(name)) is None or math.isnan(v) else v for r in (row, other))
+            if a != b:
+                return better(a, b, mode)
+        return False
+
+
+def better(value: float, than: float, mode: _Mode) -> bool:
     """Strictly better, in the metric's direction."""
     return value < than if mode == "min" else value > than
 

@@ -34,6 +34,7 @@ class Period:
         self.seconds = 0.0
         self.norm_sum = 0.0
         self.norm_max = -1.0  # no norm is known yet
+        self.skipped = 0  # updates that fp16 left out, their gradients having overflowed
         self._newest: StepInfo | None = None
         self._pending: list[StepInfo] = []
 
@@ -72,8 +73,11 @@ class Period:
             if info.grad_norm is not None:
                 norm = float(info.grad_norm)
                 row["grad_norm"] = norm
-                self.norm_sum += norm
-                self.norm_max = max(self.norm_max, norm)
+                if math.isfinite(norm):
+                    self.norm_sum += norm
+                    self.norm_max = max(self.norm_max, norm)
+                else:
+                    self.skipped += 1
             rows.append(row)
         self._newest = self._pending[-1] if self._pending else self._newest
         self._pending.clear()
@@ -86,7 +90,8 @@ class Period:
         row: dict[str, float | None] = {"train_loss": self.loss_sum / self.samples if self.samples else math.nan}
         row |= {f"train_{name}": total / count if count else None for name, (total, count) in self.parts.items()}
         if self.norm_max >= 0:
-            row |= {"train_grad_norm": self.norm_sum / self.steps, "train_grad_norm_max": self.norm_max}
+            counted = self.steps - self.skipped
+            row |= {"train_grad_norm": self.norm_sum / counted, "train_grad_norm_max": self.norm_max}
         return row
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,13 +102,14 @@ class Period:
             "parts": {name: list(pair) for name, pair in self.parts.items()},
             "norm_sum": self.norm_sum,
             "norm_max": self.norm_max,
+            "skipped": self.skipped,
             "seconds": self.seconds,
         }
 
     @classmethod
     def from_state_dict(cls, saved: Mapping[str, Any]) -> Period:
         period = cls()
-        for name in ("steps", "samples", "loss_sum", "norm_sum", "norm_max", "seconds"):
+        for name in ("steps", "samples", "loss_sum", "norm_sum", "norm_max", "skipped", "seconds"):
             setattr(period, name, saved[name])
         period.parts = {name: (total, count) for name, (total, count) in saved["parts"].items()}
         return period

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from loopwright.config.durations import Duration, DurationField
 from loopwright.config.node import Node, frozen, setting
+from loopwright.engine.precision import Precision
 
 
 class TrainSettings(Node):
@@ -22,8 +23,8 @@ class TrainSettings(Node):
         Duration.parse("1 epochs"), "how often the val split is measured, in epochs or steps; always at the end"
     )
     overfit: int = setting(0, "train and validate on the first n training samples, without dropout; 0 is off", ge=0)
-    precision: Literal["fp32"] = setting(
-        "fp32", "number format of the forward pass; mixed precision is not offered yet"
+    precision: Precision = setting(
+        "fp32", "number format of the training's forward pass: fp32, or bf16 and fp16 (its loss scaled) by autocast"
     )
 
     @field_validator("validate_every")

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from loopwright.engine.history import History
 from loopwright.engine.loss import Loss
 from loopwright.engine.period import Period
+from loopwright.engine.precision import MOST_SKIPS, Precision, Scaler
 from loopwright.engine.weights import not_finite
 from loopwright.streams import global_state, restore_global_state
 
@@ -26,7 +27,11 @@ class NotFinite(Exception):
     """A loss, or the gradient norm of its group, that is not finite: found before the update, which is not made."""
 
     def __init__(
-        self, what: Literal["loss", "gradient"], value: float, group: str, parts: Mapping[str, Any] | None = None
+        self,
+        what: Literal["loss", "gradient", "scale"],
+        value: float,
+        group: str,
+        parts: Mapping[str, Any] | None = None,
     ) -> None:
         self.what, self.value, self.group, self.parts = what, value, group, parts or {}
         super().__init__(f"the {what} of group {group} is {value}")
@@ -44,10 +49,14 @@ class TrainState:
         model: nn.Module,
         groups: Mapping[str, Iterable[nn.Parameter]],
         build_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model
+        self.precision = precision
         self.groups = {name: list(params) for name, params in groups.items()}
         self.optimizers = {name: build_optimizer(params) for name, params in self.groups.items() if params}
+        scaled = self.optimizers if precision == "fp16" else ()
+        self.scalers = {name: Scaler(self.groups[name][0].device) for name in scaled}
         self.lr: float | None = None
         self._bad: Tensor | None = None
         # Buffers that hold inf on purpose (an attention mask) do not count as gone wrong.
@@ -86,15 +95,22 @@ class TrainState:
         if seen <= loss.count:
             for p in params:
                 p.grad = None
-        self._backward(loss.mean * loss.count if weights else loss.mean, params)
+        scaler = self.scalers.get(loss.group)
+        mean = loss.mean * loss.count if weights else loss.mean
+        self._backward(mean if scaler is None else scaler.torch.scale(mean), params)
         if seen < total:
             return None
+        optimizer = self.optimizers[loss.group]
+        if scaler is not None:
+            scaler.torch.unscale_(optimizer)
         if weights:
             torch._foreach_div_([p.grad for p in params if p.grad is not None], float(total))
         norm: Tensor | None = None
-        if clip_norm is not None or measure_norm:
+        if clip_norm is not None or measure_norm or scaler is not None:
             norm = get_total_norm([p.grad for p in params if p.grad is not None])
-        optimizer = self.optimizers[loss.group]
+        if scaler is not None:
+            assert norm is not None
+            return self._scaled_step(scaler, optimizer, params, norm, clip_norm)
         if loss.mean.is_cuda and self.masks:
             self.mask(optimizer, loss.mean if norm is None else loss.mean.detach() + norm)
         elif norm is not None and not math.isfinite(value := norm.item()):
@@ -103,6 +119,28 @@ class TrainState:
             clip_grads_with_norm_(params, clip_norm, norm)
         optimizer.step()
         return norm
+
+    def _scaled_step(
+        self,
+        scaler: Scaler,
+        optimizer: torch.optim.Optimizer,
+        params: list[nn.Parameter],
+        norm: Tensor,
+        clip_norm: float | None,
+    ) -> Tensor:
+        """The end of an fp16 update, which is left out where a gradient has overflowed."""
+        if clip_norm is not None:
+            clip_grads_with_norm_(params, clip_norm, norm)
+        scaler.step(optimizer, norm)
+        if norm.is_cpu:
+            self.check_skips()
+        return norm
+
+    def check_skips(self) -> None:
+        """Raises NotFinite after too many skipped fp16 updates in a row. Waits for the device."""
+        for group, scaler in self.scalers.items():
+            if int(scaler.skips) >= MOST_SKIPS:
+                raise NotFinite("scale", scaler.torch.get_scale(), group)
 
     def _backward(self, mean: Tensor, params: list[nn.Parameter]) -> None:
         """`mean.backward(inputs=params)`: the group alone, which keeps a critic's gradients out of the generator."""
@@ -144,13 +182,18 @@ class TrainState:
         states = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         return next(iter(states.values())) if len(self.groups) == 1 and states else states
 
+    def scaler_state(self) -> dict[str, Any]:
+        """The loss scale of one group, `{group: ...}` for several, `{}` unless the precision is fp16."""
+        states = {name: scaler.state_dict() for name, scaler in self.scalers.items()}
+        return next(iter(states.values())) if len(self.groups) == 1 and states else states
+
     def state_dict(self) -> dict[str, Any]:
         """Everything above as plain values and (shared, not copied) tensors."""
         return {
             "model_state_dict": self.model_state(),
             "optimizer_state_dict": self.optimizer_state(),
             "scheduler_state_dict": {},
-            "scaler_state_dict": {},
+            "scaler_state_dict": self.scaler_state(),
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
@@ -167,6 +210,9 @@ class TrainState:
             optimizer.load_state_dict(states if len(self.groups) == 1 else states[name])
             for group, flags in zip(optimizer.param_groups, self._flags[name], strict=True):
                 group.update(flags)
+        states = saved["scaler_state_dict"]
+        for name, scaler in self.scalers.items():
+            scaler.load_state_dict(states if len(self.groups) == 1 else states[name])
         self.lr = None
         self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]
         self.history = History.from_state_dict(saved["history"])

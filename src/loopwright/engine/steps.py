@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from loopwright.engine.finite import Diverged, explain
 from loopwright.engine.loss import Loss
 from loopwright.engine.period import Scalar, StepInfo
+from loopwright.engine.precision import Autocast, autocast
 from loopwright.engine.state import NotFinite, TrainState
 from loopwright.engine.task import At, Loader, Task
 from loopwright.streams import Streams, pin_torch
@@ -49,6 +50,7 @@ def steps(
     generator = torch.default_generator
     epoch = state.epoch + 1
     keys = _keys(streams, state.step + 1)
+    cast = autocast(state.precision, device)
     for batch in loader.epoch(state.epoch, state.batch):
         step = state.step + 1
         rate = lr(state)
@@ -57,11 +59,11 @@ def steps(
         pinned = pin_torch(next(keys))
         if accumulate > 1:
             updates = _accumulated(
-                task, state, batch, accumulate, streams, step, epoch, device, check_now, clip_norm, measure_norm
+                task, state, batch, accumulate, streams, step, epoch, device, check_now, clip_norm, measure_norm, cast
             )
         else:
             at = At(streams, step, epoch, device)
-            updates = _updates(task, state, batch, at, check_now, clip_norm, measure_norm)
+            updates = _updates(task, state, batch, at, check_now, clip_norm, measure_norm, cast)
         total: Scalar = 0.0
         parts: Mapping[str, tuple[Scalar, int]] | None
         count, parts, norm, group = 0, None, None, "main"
@@ -109,9 +111,12 @@ def _updates(
     check_now: bool,
     clip_norm: float | None,
     measure_norm: bool,
+    cast: Autocast | None,
 ) -> Iterator[tuple[Loss, Scalar, Tensor | None]]:
     """Run a task's losses for a batch, updating after each: (loss, its value, gradient norm)."""
     losses = task.losses(state.model, batch, at)
+    if cast is not None:
+        losses = cast.over(losses)
     try:
         for loss in losses:
             _check_modes()
@@ -134,6 +139,7 @@ def _accumulated(
     check_now: bool,
     clip_norm: float | None,
     measure_norm: bool,
+    cast: Autocast | None,
 ) -> Iterator[tuple[Loss, Scalar, Tensor | None]]:
     """One update from several parts of a batch, each weighted by its count and drawing noise of its own."""
     pieces = split_batch(batch, num_parts)
@@ -145,6 +151,8 @@ def _accumulated(
         for micro, piece in enumerate(pieces):
             at = At(streams, step, epoch, device, micro)
             losses = task.losses(state.model, piece, at)
+            if cast is not None:
+                losses = cast.over(losses)
             open_losses.append(losses)
             loss = next(losses, None)
             if loss is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,6 +15,8 @@ from loopwright.streams import Streams
 Split = Literal["train", "val", "test"]
 Sums = Mapping[str, tuple[Tensor | float, int]]
 Direction = Literal["min", "max"]
+# What a task measures, and which way each is better; None: neither (a count), so nothing can follow it.
+Metrics = Mapping[str, Direction | None]
 
 
 class At:
@@ -53,12 +55,14 @@ class Loader(Protocol):
 class Task(ABC):
     """What is trained and how it is judged. Holds no changing state: whatever training changes belongs to the model.
 
-    `metrics` names what `finish` returns and which way is better; `monitor` is the one that `best` follows unless the
-    recipe says otherwise. There are no lifecycle methods: what happens at a moment of training is a hook.
+    `metrics` names what `evaluate` returns and which way each is better; `monitor` is the one that `best` follows unless
+    the recipe says otherwise, and `ties` those that decide among equal values of it. There are no lifecycle methods:
+    what happens at a moment of training is a hook.
     """
 
-    metrics: Mapping[str, Direction]
+    metrics: Metrics
     monitor: str = "loss"
+    ties: tuple[str, ...] = ()
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -98,6 +102,10 @@ class Task(ABC):
                 totals[name] = (held + (total.double() if isinstance(total, Tensor) else total), seen + count)
         return self.finish({name: (float(total), count) for name, (total, count) in totals.items()})
 
+    def sample_metrics(self) -> Metrics:
+        """What `finish` returns: `metrics`, unless the task overrides `evaluate` and measures samples otherwise."""
+        return self.metrics
+
     def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
         """Metrics of a whole split from the added-up sums: by default each sum over its count (None where the count is 0)."""
         return {name: total / count if count else None for name, (total, count) in sums.items()}
@@ -114,6 +122,48 @@ class Task(ABC):
         """Lines for the summary that put a split's metrics into perspective (a chance level, a ceiling)."""
         return []
 
+    def checkpoint_values(
+        self, history: Mapping[str, list[float | None]], train_losses: list[float | None]
+    ) -> Mapping[str, Any]:
+        """Further plain values for every checkpoint, for people who open one: nothing reads them back.
+
+        `history` holds the columns of metrics.csv so far, `train_losses` the loss of every recorded step.
+        """
+        return {}
+
+    def internals(self, model: nn.Module, batch: Any, at: At) -> Mapping[str, Tensor]:
+        """What a capture keeps of a batch, samples first: by default what each part of the model returns for it.
+
+        A part is a child of the model, or of a list or sequence of its children; the last call counts. Called in
+        evaluation and inference mode. A model that can show more (attention maps) says so in its task.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                first = output[0] if isinstance(output, tuple) and output else output
+                if isinstance(first, Tensor):
+                    seen[name] = first
+
+            return hook
+
+        handles = [part.register_forward_hook(keep(name)) for name, part in parts(model)]
+        try:
+            self.measure(model, batch, at)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         """A row per sample for `evaluation/<split>_<checkpoint>_examples.csv`; none by default."""
         return ()
+
+
+def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a model by their dotted names, lists and sequences opened."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from ((f"{name}.{below}", part) for below, part in parts(child))
+        else:
+            yield name, child

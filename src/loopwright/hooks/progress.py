@@ -16,7 +16,7 @@ _REDRAW_SECONDS = 0.1
 
 
 class ProgressBar(Hook):
-    """A tqdm bar over all optimizer steps: epoch, loss, the monitored metric, samples per second and the time left.
+    """A tqdm bar over all optimizer steps: epoch, loss, the watched metrics, samples per second and the time left.
 
     `clock` gives seconds. A step on which nothing is drawn costs 0.1 us.
     """
@@ -57,9 +57,8 @@ class ProgressBar(Hook):
             self._draw(info, now)
 
     def on_validation_end(self, info: Info) -> None:
-        name, value = monitored(info)
-        if value is not None:
-            self._watched = f"{name} {value:.4g}"
+        shown = {name: value for name, value in watched(info).items() if value is not None}
+        self._watched = "  ".join(f"{name} {value:.4g}" for name, value in shown.items()) or self._watched
 
     def on_train_end(self, info: Info) -> None:
         self._close(info)
@@ -103,7 +102,7 @@ class Lines(Hook):
 
     def on_epoch_end(self, info: Info) -> None:
         row = info.row or {}
-        shown = {"loss": row.get("train_loss"), "val_loss": row.get("val_loss"), **dict([monitored(info)])}
+        shown = {"loss": row.get("train_loss"), "val_loss": row.get("val_loss"), **watched(info)}
         facts = [f"epoch {info.epoch}/{info.epochs}"]
         facts += [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
         speed = row.get("samples_per_second")
@@ -112,8 +111,9 @@ class Lines(Hook):
         self._log.info("%s", "  ".join(facts))
 
 
-def monitored(info: Info) -> tuple[str, float | None]:
-    """The monitored metric's name as in metrics.csv (without a prefix `val_` is meant) and its value in the row."""
+def watched(info: Info) -> dict[str, float | None]:
+    """The monitored metric and those of the gate: names as in metrics.csv (without a prefix `val_` is meant), values."""
     row = info.row or {}
-    name = info.monitor if info.monitor in row else f"val_{info.monitor.removeprefix('val_')}"
-    return name, row.get(name)
+    gate = ((info.recipe or {}).get("stop") or {}).get("gate") or {}
+    names = (name if name in row else f"val_{name.removeprefix('val_')}" for name in (info.monitor, *gate))
+    return {name: row.get(name) for name in names}

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loopwright.engine.history import History
 from loopwright.errors import RunError
 from loopwright.record.checkpoint import Encoded, check_sums, content, decode
 from loopwright.record.files import dumps, explained, move_into_place, sha256, write_durable, write_json
@@ -101,7 +100,7 @@ class Index:
                 check_sums(path)
                 tree = decode(path)
                 position = (int(tree["step"]), int(tree["epoch"]), int(tree["batch"]))
-                best_steps[position[0]] = _best_step(tree)
+                best_steps[position[0]] = tree.get("step_of_best")
                 digest = content(tree)
             except (RunError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 log.warning("%s is left out: %s", path, error)
@@ -302,11 +301,3 @@ def _checksum(body: Mapping[str, Any]) -> str:
     """What tells a damaged index that still reads well: a digit of a hash, of a step."""
     text = dumps({name: value for name, value in sorted(body.items()) if name != "checksum"})
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _best_step(saved: Mapping[str, Any]) -> int | None:
-    """The step whose row a checkpoint calls the best."""
-    monitor = next((key.removeprefix("best_") for key in saved if key.startswith("best_")), "")
-    best = saved.get(f"best_{monitor}")
-    rows = History.from_state_dict(saved["history"]) if best is not None else ()
-    return next((int(row["step"] or 0) for row in rows if row.get(monitor) == best), None)

@@ -7,16 +7,16 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from loopwright import clock
-from loopwright.engine.history import Row
+from loopwright.engine.history import History, Ranking, Row
 from loopwright.engine.state import TrainState, snapshot
 from loopwright.errors import LoopwrightError, MachineError, RunError
 from loopwright.record.checkpoint import FORMAT_VERSION, Encoded, content, fits
@@ -35,7 +35,8 @@ class RunRecorder:
 
     A checkpoint is copied at the step and written by a thread, one at a time; an error of the writer surfaces at the
     next step. Rows up to a checkpoint's step are on the disk before the index names it. The best state is kept in
-    memory and committed no later than the next checkpoint.
+    memory and committed no later than the next checkpoint. `values` adds plain values to every checkpoint, from the
+    history and the losses of the recorded steps.
     """
 
     def __init__(
@@ -43,15 +44,16 @@ class RunRecorder:
         path: Path,
         settings: RecordSettings,
         *,
-        monitor: str,
-        mode: Literal["min", "max"],
+        ranking: Ranking,
         seed: int,
         config: Mapping[str, Any],
         lock: DirectoryLock,
+        values: Callable[[History, list[float | None]], Mapping[str, Any]] = lambda history, losses: {},
     ) -> None:
         self.run: str | None = str(path)
         self._path, self._settings, self._lock = path, settings, lock
-        self._monitor, self._mode, self._seed, self._config = monitor, mode, seed, config
+        self._values = values
+        self._ranking, self._seed, self._config = ranking, seed, config
         self._folder = path / "checkpoints"
         self._folder.mkdir(exist_ok=True)
         self.index = Index.read(self._folder)
@@ -181,8 +183,8 @@ class RunRecorder:
 
     def _retag(self, state: TrainState) -> None:
         """Let `best` be the checkpoint the history says it is; after a fall-back to an older one they can differ."""
-        best = state.history.best_index(self._monitor, self._mode)
-        step = None if best is None else state.history.rows[best]["step"]
+        best = state.history.best(self._ranking)
+        step = None if best is None else best["step"]
         entry = next((entry for entry in self.index.entries if entry.step == step), None)
         self.index.tags.pop("best", None)
         if entry is not None:
@@ -204,7 +206,7 @@ class RunRecorder:
     def _snapshot(self, state: TrainState) -> dict[str, Any]:
         """A copy of everything a checkpoint holds, with the lengths of the logs as they are now."""
         row = state.history.last or {}
-        best = state.history.best_index(self._monitor, self._mode)
+        best = state.history.best(self._ranking)
         logs: dict[str, Table | AppendFile] = {
             "metrics": self._metrics,
             "steps": self._steps,
@@ -214,8 +216,10 @@ class RunRecorder:
         tree = {
             "format_version": FORMAT_VERSION,
             **state.state_dict(),
+            **self._values(state.history, self._step_losses),
             "metrics": dict(row),
-            f"best_{self._monitor}": None if best is None else state.history.rows[best][self._monitor],
+            f"best_{self._ranking.monitor}": None if best is None else best[self._ranking.monitor],
+            "step_of_best": None if best is None else best["step"],
             "seed": self._seed,
             "config": dict(self._config),
             "log_lengths": {name: length for name, (length, _) in marks.items()},

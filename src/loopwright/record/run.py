@@ -32,6 +32,7 @@ NAMES = (
     "model.pt",
     "figures",
     "evaluation",
+    "captures",
     "task",
     "proof.json",
 )
@@ -75,7 +76,8 @@ class Run:
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is not a run: it has no config.yaml")
         run = cls(path, DirectoryLock(path / ".lock").acquire())
-        for leftover in (*path.glob(".*.tmp"), *path.glob("task/.*.tmp")):  # of a process killed before its rename
+        swept = (path, path / "task", path / "captures")  # of what a process killed before its rename left behind
+        for leftover in (file for folder in swept for file in folder.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
         return run
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 
 from loopwright.config.node import Node
-from loopwright.engine.task import Direction, Task
+from loopwright.engine.task import Metrics, Task
 from loopwright.streams import Streams
 
 
@@ -17,16 +16,18 @@ class TaskConfig(Node):
     """The base of every task's configuration.
 
     `models` is the class a recipe's model must derive from (None: the task has no top-level model), `default_model` the
-    registered one it takes when the recipe names none, `monitor` the metric that `best` follows by default.
+    registered one it takes when the recipe names none, `monitor` the metric that `best` follows by default, and `ties`
+    those that decide, in their own direction, among equal values of the monitor.
     """
 
     models: ClassVar[type[Node] | None] = None
     default_model: ClassVar[str | None] = None
     monitor: ClassVar[str] = "loss"
+    ties: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def metrics(self) -> Mapping[str, Direction]:
-        """The names that the task's `finish` returns, and which way each is better."""
+    def metrics(self) -> Metrics:
+        """The names that the task's `evaluate` returns, and which way each is better; None: neither (a count)."""
 
     @abstractmethod
     def build(self, model: Node | None, *, batch_size: int, streams: Streams, device: torch.device) -> Task:

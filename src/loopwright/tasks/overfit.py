@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,18 +14,30 @@ from loopwright.tasks.wrapped import WrappedTask
 
 
 class Overfit(WrappedTask):
-    """Wraps a task: its first `num_samples` training samples are both train and val, and there is no test."""
+    """Wraps a task: its first `num_samples` training samples are both train and val, and there is no test.
+
+    A task that judges a split otherwise than sample by sample (by generating) is measured by its samples here, so `best`
+    may follow another metric: its own monitor where that is one of samples, else the loss. An epoch keeps about as many
+    steps as it has without this switch, so that epochs and patience last as long: it goes over the few samples again and
+    again.
+    """
 
     def __init__(self, task: Task, num_samples: int) -> None:
         super().__init__(task)
         self.num_samples = num_samples
+        self.metrics = task.sample_metrics()
+        self.monitor = task.monitor if task.monitor in self.metrics else "loss"
+        self.ties = tuple(name for name in task.ties if name in self.metrics)
 
     def build_model(self) -> nn.Module:
         return without_dropout(self.task.build_model())
 
     def loader(self, split: Split) -> Loader | None:
         train = None if split == "test" else self.task.loader("train")
-        return None if train is None else train.head(self.num_samples)
+        if train is None:
+            return None
+        head = train.head(self.num_samples)
+        return Repeated(head, -(-len(train) // len(head))) if split == "train" and len(head) else head
 
     def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
         return Task.evaluate(self, model, split, at)  # over these few samples, not over the inner task's split
@@ -35,3 +47,28 @@ class Overfit(WrappedTask):
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         return ()
+
+
+class Repeated:
+    """A loader whose epoch is `times` epochs of another one."""
+
+    def __init__(self, loader: Loader, times: int) -> None:
+        self.loader, self.times = loader, times
+
+    @property
+    def num_samples(self) -> int:
+        return self.times * self.loader.num_samples
+
+    def __len__(self) -> int:
+        return self.times * len(self.loader)
+
+    def head(self, num_samples: int) -> Loader:
+        """The first samples of the loader itself, once."""
+        return self.loader.head(num_samples)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
+        """The batches of epoch `index` (from 0), from batch `start` on."""
+        skipped, start = divmod(start, len(self.loader))
+        for number in range(skipped, self.times):
+            yield from self.loader.epoch(index * self.times + number, start)
+            start = 0

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loopwright.engine.loss import Loss
-from loopwright.engine.task import At, Loader, Split, Sums, Task
+from loopwright.engine.task import At, Loader, Metrics, Split, Sums, Task
 
 
 class WrappedTask(Task):
@@ -17,7 +17,7 @@ class WrappedTask(Task):
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.metrics, self.monitor = task.metrics, task.monitor
+        self.metrics, self.monitor, self.ties = task.metrics, task.monitor, task.ties
 
     def build_model(self) -> nn.Module:
         return self.task.build_model()
@@ -37,6 +37,9 @@ class WrappedTask(Task):
     def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
         return self.task.evaluate(model, split, at)
 
+    def sample_metrics(self) -> Metrics:
+        return self.task.sample_metrics()
+
     def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
         return self.task.finish(sums)
 
@@ -48,6 +51,14 @@ class WrappedTask(Task):
 
     def remarks(self, split: Split, metrics: Mapping[str, float | None]) -> list[str]:
         return self.task.remarks(split, metrics)
+
+    def checkpoint_values(
+        self, history: Mapping[str, list[float | None]], train_losses: list[float | None]
+    ) -> Mapping[str, Any]:
+        return self.task.checkpoint_values(history, train_losses)
+
+    def internals(self, model: nn.Module, batch: Any, at: At) -> Mapping[str, Tensor]:
+        return self.task.internals(model, batch, at)
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         return self.task.examples(model, split, device)

@@ -1,0 +1,63 @@
+"""`Capture`: every n-th step, what the inside of the model looks like for a few samples."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loopwright.engine.evaluate import evaluating
+from loopwright.engine.hooks import Hook, Info
+from loopwright.engine.task import At, Split, Task
+from loopwright.record.files import write_atomic
+from loopwright.streams import Streams
+
+_NAME = re.compile(r"step_(\d{9})\.npz")
+
+
+class Capture(Hook):
+    """Writes `captures/step_000000100.npz`: the arrays that `task.internals` names, samples first, in evaluation mode.
+
+    The batch is the first `samples` samples of `split`, the same at every step. Numbers narrower than float32 are widened,
+    since NumPy has no bfloat16. What a killed process had captured after the checkpoint that the run goes on from is
+    removed. Register it with `every(n, Capture(...))`.
+    """
+
+    optional = True
+
+    def __init__(self, task: Task, streams: Streams, folder: Path, split: Split, samples: int) -> None:
+        self.task, self.streams, self.folder = task, streams, folder
+        self.split, self.samples = split, samples
+        self._batch: Any = None
+
+    def on_start(self, info: Info) -> None:
+        for path in self.folder.glob("*.npz"):
+            found = _NAME.fullmatch(path.name)
+            if found and int(found[1]) > info.step:
+                path.unlink()
+
+    def on_step_end(self, info: Info) -> None:
+        device = next((p.device for p in (*info.model.parameters(), *info.model.buffers())), torch.device("cpu"))
+        if self._batch is None:
+            loader = self.task.loader(self.split)
+            assert loader is not None, "building.plan has looked"
+            self._batch = next(iter(loader.head(self.samples).epoch(0)))
+        at = At(self.streams, info.step, info.epoch, device)
+        with evaluating(info.model), torch.inference_mode():
+            self.streams.pin("capture", info.step)
+            shown = self.task.internals(info.model, self._batch, at)
+        self.folder.mkdir(exist_ok=True)
+        image = io.BytesIO()
+        np.savez(image, **{name: _array(values) for name, values in shown.items()})  # type: ignore[arg-type]
+        write_atomic(self.folder / f"step_{info.step:09d}.npz", image.getvalue(), durable=False)
+
+
+def _array(values: Tensor) -> np.ndarray[Any, Any]:
+    narrow = values.dtype in (torch.bfloat16, torch.float16)
+    array: np.ndarray[Any, Any] = (values.float() if narrow else values).cpu().numpy()
+    return array
