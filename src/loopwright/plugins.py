@@ -19,11 +19,14 @@ _BUILTIN = (
     "loopwright.models.mlp",
     "loopwright.models.gru",
     "loopwright.models.frequency",
+    "loopwright.models.transformer",
     "loopwright.optim.optimizers",
     "loopwright.optim.schedules",
     "loopwright.optim.hyperbolic",
+    "loopwright.tasks.regex.task",
     "loopwright.tasks.regression.task",
     "loopwright.tasks.set_prediction.task",
+    "loopwright.tasks.walks.task",
     "loopwright.tasks.python",
 )
 

@@ -81,7 +81,7 @@ def test_parts_that_do_not_fit_are_reported_beside_wrong_keys() -> None:
         (["seeds=[1,2]", "seed=3"], "`seeds` is [1, 2] and `seed` is 3; give one of them"),
         (["device=tpu"], "`device` is 'tpu'; use auto, cpu, cuda or cuda:N"),
         (["plots=max"], "`plots` is 'max'; it should be 'minimal' or 'none'"),
-        (["train.precision=fp16"], "`train.precision` is 'fp16'; it should be 'fp32'"),
+        (["train.precision=fp8"], "`train.precision` is 'fp8'; it should be 'fp32', 'bf16' or 'fp16'"),
         (
             ["train.validate_every=10"],
             "`train.validate_every` is 10; it should be a duration: '10 epochs', '500 steps', '30 s', '20 min' or '2 h'",
@@ -97,7 +97,7 @@ def test_parts_that_do_not_fit_are_reported_beside_wrong_keys() -> None:
             ["stop.gate={loss: 1, val_loss: 2}"],
             "`stop.gate` names 'loss' twice (without a prefix `val_` is meant); leave one of them out",
         ),
-        (["task=null"], "`task` is None; give a name, one of: python, regression, set_prediction"),
+        (["task=null"], "`task` is None; give a name, one of: python, regex, regression, set_prediction, walks"),
         (["task.data=3"], "`task.data` is 3; give a name, one of: csv, diabetes, linear, parquet, wave"),
         (
             ["task.data=waev"],

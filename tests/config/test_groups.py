@@ -37,13 +37,25 @@ def test_a_group_file_holds_its_name_and_nothing_else(path: Path) -> None:
 
 
 def test_the_experiments_are_these() -> None:
-    assert EXPERIMENTS == ["frequency_baseline", "gru_baseline", "regression_diabetes", "regression_wave", "self_test"]
+    assert EXPERIMENTS == [
+        "frequency_baseline",
+        "gru_baseline",
+        "regex_a_plus",
+        "regex_a_star_b_star",
+        "regex_ab_star_c",
+        "regression_diabetes",
+        "regression_wave",
+        "self_test",
+        "walks_anchor",
+        "walks_small",
+    ]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_composes_and_runs_two_steps(name: str) -> None:
-    outcome = run(compose(f"experiment={name}", "record.save=false", "stop.budget=2 steps"))
-    assert outcome.status in ("budget_reached", "completed") and outcome.steps == 2
+    fewer = ("task.data.num_walks=400", "task.evaluation.walks=3") if name == "walks_anchor" else ()
+    outcome = run(compose(f"experiment={name}", "record.save=false", "stop.budget=2 steps", *fewer))
+    assert outcome.status in ("budget_reached", "completed", "gate_failed") and outcome.steps == 2
     assert outcome.last is not None and outcome.last["train_loss"] is not None
     assert outcome.value is not None
     assert (PACKAGED / "experiment" / f"{name}.yaml").read_text().splitlines()[1].startswith("# ")  # says what it is

@@ -43,7 +43,7 @@ def history(path: Path, rows: int) -> Path:
         (("train.epochs=1.5",), "`train.epochs` is 1.5"),
         (("train.epochs=-1",), "`train.epochs` is -1; it should be greater than or equal to 0"),
         (("train.batch_size=0",), "`train.batch_size` is 0"),
-        (("train.precision=bf16",), "`train.precision` is 'bf16'"),
+        (("train.precision=fp8",), "`train.precision` is 'fp8'"),
         (("stop.patience=-1",), "`stop.patience` is -1"),
         (("stop.monitor=accuracy",), "the task measures: val_loss, val_mae, val_rmse, val_r2"),
         (("stop.monitor=val_maee",), "did you mean 'val_mae'?"),

@@ -7,11 +7,13 @@ from typing import Any
 
 
 def number(value: Any) -> str:
-    """A metric with about four significant digits; `-` for none."""
+    """A metric with about four significant digits, a count with all of its own; `-` for none."""
     if value is None:
         return "-"
     if not isinstance(value, float):
         return str(value)
+    if value.is_integer() and 10 <= abs(value) < 1e9:
+        return f"{value:.0f}"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 

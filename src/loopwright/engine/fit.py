@@ -171,7 +171,8 @@ class _Loop:
             row |= {name: row.get(name) for name in ("train_grad_norm", "train_grad_norm_max")}
             row["train_skipped_updates"] = float(state.period.skipped)
         seconds = clock.monotonic() - self.row_started
-        samples_per_second = state.period.samples / seconds if seconds > 0 else None
+        samples = self.loader.num_samples * state.period.steps / self.batches if self.loader else 0
+        samples_per_second = samples / seconds if seconds > 0 else None
         if ended:
             state.epoch, state.batch = epoch, 0
         last = spent or state.epoch == plan.train.epochs

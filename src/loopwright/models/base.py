@@ -2,13 +2,13 @@
 
 Modules have `forward(x, noise=None)`. Inside a training step `noise("dropout/0")` returns the generator that stands at
 that purpose's address of the step; outside training `noise` is None. A module holds no loss and no optimizer.
-Shape letters: B batch, W window (time steps), F features, O outputs.
+Shape letters: B batch, W window (time steps), F features, O outputs, T tokens, C classes of a head.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -32,3 +32,19 @@ class SequenceModel(Node):
     @abstractmethod
     def build(self, num_features: int, window: int) -> nn.Module:
         """A freshly initialised module, drawn from torch's global generator: (B, window, F) -> (B, F)."""
+
+
+class TokenModel(Node):
+    """A model of token sequences: its module maps tokens (B, T) to logits for each position, by head.
+
+    A module's `forward(tokens_BT, noise=None)` returns {head: logits (B, T, C)}. Position t sees tokens 0..t and nothing
+    later, so padding on the right changes no real position.
+    """
+
+    @abstractmethod
+    def build(self, vocab_size: int, length: int, heads: Mapping[str, int]) -> nn.Module:
+        """A freshly initialised module, drawn from torch's global generator, for sequences of up to `length` tokens.
+
+        `heads` maps a head's name to its number of classes; the head `next` has the vocabulary's size. Raises
+        ConfigError where the configuration does not allow this length.
+        """
