@@ -10,9 +10,9 @@ import torch
 
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
-from loopwright.engine.fit import Plan
 from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
+from loopwright.engine.plan import Plan
 from loopwright.engine.rate import learning_rate
 from loopwright.engine.state import TrainState
 from loopwright.engine.stop import Gate, Patience, StopRule

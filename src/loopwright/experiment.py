@@ -15,11 +15,12 @@ from loopwright.building import Built, build, plan
 from loopwright.claiming import claim
 from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
-from loopwright.engine.fit import Plan, fit
+from loopwright.engine.fit import fit
 from loopwright.engine.history import History
 from loopwright.engine.hooks import Hook, every
 from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_weights
 from loopwright.engine.stop import Gate

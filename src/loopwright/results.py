@@ -8,8 +8,8 @@ from typing import Any
 
 from loopwright.building import Built
 from loopwright.config.schema import prefixed
-from loopwright.engine.fit import Plan
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.plan import Plan
 from loopwright.errors import RunError
 from loopwright.record.read import read_result
 

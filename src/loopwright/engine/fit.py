@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from loopwright import clock
-from loopwright.config.durations import Duration
+from loopwright.engine.ending import ended
 from loopwright.engine.evaluate import evaluate
 from loopwright.engine.finite import Diverged, diverged_message, explain, not_finite_metric, spoilt
-from loopwright.engine.history import Ranking, Row
+from loopwright.engine.history import Row
 from loopwright.engine.hooks import Hook, Hooks, Info
+from loopwright.engine.memory import max_memory_mib
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import Recorder
-from loopwright.engine.settings import TrainSettings
 from loopwright.engine.state import NotFinite, TrainState, load_weights, snapshot
-from loopwright.engine.steps import LearningRate, steps
-from loopwright.engine.stop import Gate, Stop, StopRule, first_stop
+from loopwright.engine.steps import steps
+from loopwright.engine.stop import Stop, first_stop
 from loopwright.engine.task import Loader, Split, Task
 from loopwright.engine.weights import weights_hash
 from loopwright.streams import Streams
@@ -31,28 +31,6 @@ log = logging.getLogger("loopwright")
 
 # Steps whose values stay unread on the device; on a CPU they are read at once and this only bounds a list.
 _BLOCK_STEPS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What `fit` needs beside a task and a state: the recipe's values, resolved against the task."""
-
-    train: TrainSettings
-    lr: LearningRate
-    ranking: Ranking
-    stops: tuple[StopRule, ...] = ()
-    gate: Gate | None = None
-    budget: Duration | None = None
-    measure_norm: bool = False
-    recipe: Mapping[str, Any] | None = None
-
-    @property
-    def monitor(self) -> str:
-        return self.ranking.monitor
-
-    @property
-    def mode(self) -> Literal["min", "max"]:
-        return self.ranking.mode
 
 
 def fit(
@@ -185,7 +163,7 @@ class _Loop:
         row |= {
             "epoch_seconds": clock.monotonic() - self.row_started,
             "samples_per_second": samples_per_second,
-            "max_memory_mib": _max_memory_mib(self.device),
+            "max_memory_mib": max_memory_mib(self.device),
         }
         if validated is not None:
             self.emit("on_validation_end", epoch=epoch, row=row)
@@ -234,29 +212,7 @@ class _Loop:
         return replace(outcome, test=tests or None, remarks=tuple(remarks), seconds=self.elapsed())
 
     def outcome(self, stop: Stop) -> Outcome:
-        state, plan = self.state, self.plan
-        last = state.history.last
-        worst = math.inf if plan.mode == "min" else -math.inf
-        value = worst if stop.status == "diverged" else (last or {}).get(plan.monitor)
-        curves: dict[str, list[float | None]] = {"train_loss": self.recorder.step_curve()}
-        for name in (name for name, direction in self.task.metrics.items() if direction is not None):
-            curves[name] = state.history.column(f"val_{name}")
-        return Outcome(
-            status=stop.status,
-            reason=stop.reason,
-            monitor=plan.monitor,
-            mode=plan.mode,
-            best=state.history.best(plan.ranking),
-            last=last,
-            value=value,
-            epochs=state.epoch,
-            steps=state.step,
-            seconds=self.elapsed(),
-            weights_sha256=weights_hash(state.model_state()),
-            gate_passed=None if plan.gate is None else stop.status == "gate_passed",
-            curves=curves,
-            run=self.recorder.run,
-        )
+        return ended(stop, self.task, self.state, self.plan, self.recorder, self.elapsed())
 
     def measure(self, split: Split, step: int | None = None) -> dict[str, float | None] | None:
         state = self.state
@@ -351,15 +307,3 @@ class _Loop:
             loss=None if loss is None else float(loss),
             **more,
         )
-
-
-def _max_memory_mib(device: torch.device) -> float | None:
-    """Peak memory of the device, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

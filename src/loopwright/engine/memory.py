@@ -1,7 +1,8 @@
-"""Running out of memory, said in one line: what was being done, the batch size, the model's size, what to try."""
+"""How much memory was used at most; and running out of it, said in one line: doing what, how large, what to try."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,3 +41,15 @@ def memory_explained(
         raise MachineError(
             f"out of memory {doing} with train.batch_size={batch_size}{size} on {device}; {advice}"
         ) from error
+
+
+def max_memory_mib(device: torch.device) -> float | None:
+    """Peak memory of the device, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
