@@ -239,7 +239,8 @@ def _kind(annotation: Any, metadata: Iterable[Any]) -> tuple[str, str]:
     elif origin is tuple:
         kind, more = _kind(arguments[0], ())
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
-        kind, more = f"list of {count}{kind}s", f"each {more}" if more else ""
+        several = kind if " of " in kind else f"{kind}s"
+        kind, more = f"list of {count}{several}", f"each {more}" if more else ""
     elif origin is dict:
         kind, more = _kind(arguments[1], ())
         kind, more = f"mapping of names to {kind}s" if kind != "one of" else "mapping of names to", more

@@ -16,7 +16,7 @@ from loopwright.engine.plan import Plan
 from loopwright.engine.rate import learning_rate
 from loopwright.engine.state import TrainState
 from loopwright.engine.stop import Gate, Patience, StopRule
-from loopwright.engine.task import Direction, Task
+from loopwright.engine.task import Direction, Split, Task
 from loopwright.engine.weights import weights_hash
 from loopwright.errors import ConfigError
 from loopwright.record.checkpoint import check_plain
@@ -91,7 +91,10 @@ def plan(built: Built) -> Plan:
         )
     capture = recipe.hooks.capture
     if capture.every and task.loader(capture.split) is None:
-        raise ConfigError(f"`hooks.capture.split` is {capture.split!r}: there is no such split here; use train")
+        there: list[Split] = [split for split in ("val", "train") if task.loader(split) is not None]
+        raise ConfigError(
+            f"`hooks.capture.split` is {capture.split!r}: there is no such split here; use {' or '.join(there)}"
+        )
     stop = recipe.stop
     modes = _directions(task)
     gate = None
@@ -101,7 +104,8 @@ def plan(built: Built) -> Plan:
     elif thresholds:
         log.info("train.overfit measures samples (%s), so stop.gate is not asked", ", ".join(modes))
     rules: list[StopRule] = [gate] if gate else []
-    rules.append(Patience(monitor, mode, stop.patience, stop.min_delta, stop.min_delta_mode == "relative"))
+    if not recipe.train.overfit:  # which wants to see how far it gets
+        rules.append(Patience(monitor, mode, stop.patience, stop.min_delta, stop.min_delta_mode == "relative"))
     return Plan(
         train=recipe.train,
         lr=learning_rate(

@@ -62,7 +62,8 @@ def evaluate_run(
                 built.task, built.state.model, split, built.streams, step=entry.step, epoch=entry.epoch, device=device
             )
             if metrics is None:
-                raise RunError(f"--split {split}: this task has no {split} split")
+                others = [name for name in ("val", "train") if built.task.loader(name) is not None]
+                raise RunError(f"--split {split}: this task has no {split} split; it has {' and '.join(others)}")
             with evaluating(built.state.model):
                 rows = list(built.task.examples(built.state.model, split, device))
     folder = path / "evaluation"
@@ -93,7 +94,8 @@ def restore(path: Path, recipe: Any, checkpoint: str) -> tuple[Built, Entry]:
         entry = index.tagged(checkpoint)
     if entry is None:
         steps = ", ".join(str(e.step) for e in index.entries)
-        raise RunError(f"--checkpoint {checkpoint}: this run has last, {', '.join(index.tags)} and the steps {steps}")
+        tags = ", ".join(("last", *index.tags))
+        raise RunError(f"--checkpoint {checkpoint}: this run has {tags} and the steps {steps}")
     built = build(recipe, resolve_device(recipe.device))
     recorded = read_json(path / "environment.json") or {}
     if recorded.get("data_sha256", "") != built.task.fingerprint():

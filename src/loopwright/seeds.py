@@ -15,10 +15,25 @@ from loopwright.experiment import run
 
 @dataclass(frozen=True, slots=True)
 class SeedsOutcome:
-    """How the seeds of a recipe ended. `value` is the mean of their final values; inf once one has diverged."""
+    """How the seeds of a recipe ended. `value` is the mean of their final values; the worst there is once one has diverged.
+
+    Runs that failed their gate do not count, unless all did, nor do those without a value.
+    """
 
     runs: tuple[Outcome, ...]
-    value: float | None
+
+    @property
+    def value(self) -> float | None:
+        values = [outcome.value for outcome in self.counted if outcome.value is not None]
+        if values and all(map(math.isfinite, values)):
+            return math.fsum(values) / len(values)
+        return next((value for value in values if not math.isfinite(value)), None)
+
+    @property
+    def counted(self) -> tuple[Outcome, ...]:
+        """The runs behind `value`."""
+        valued = tuple(outcome for outcome in self.runs if outcome.value is not None)
+        return tuple(outcome for outcome in valued if outcome.status != "gate_failed") or valued
 
     @property
     def status(self) -> str:
@@ -47,8 +62,4 @@ def run_seeds(
         outcomes.append(run(one, out=out, resume=resume, overrides=overrides, hooks=hooks))
         if outcomes[-1].status in ("diverged", "interrupted"):
             break
-    values = [outcome.value for outcome in outcomes if outcome.value is not None]
-    value = values[-1] if values else None
-    if values and all(map(math.isfinite, values)):
-        value = math.fsum(values) / len(values)
-    return SeedsOutcome(tuple(outcomes), value)
+    return SeedsOutcome(tuple(outcomes))

@@ -213,6 +213,30 @@ def test_other_patience_goes_on_after_an_early_stop(tmp_path: Path) -> None:
     assert (child.json["status"], child.json["epochs"]) == ("early_stopped", 4)
 
 
+def test_a_lower_gate_passes_where_the_parent_ended_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    parent = train(tmp_path, "stop.gate={loss: 1e-9}")
+    assert parent.json["status"] == "gate_failed"
+    child = command("resume", parent.run, "stop.gate.loss=100.0", "--require-gate", "--json")
+    assert (child.code, child.json["status"], child.json["epochs"]) == (0, "gate_passed", 2)
+    assert (child.run / "checkpoints/gate.pt").exists() and not (parent.run / "checkpoints/gate.pt").exists()
+    judged = command("evaluate", child.run, "--split", "val", "--checkpoint", "gate", "--json").json
+    assert judged["metrics"]["loss"] == child.json["last"]["val_loss"]
+
+
+def test_a_child_of_another_precision_is_one_line(tmp_path: Path) -> None:
+    parent = train(tmp_path)
+    child = command("resume", parent.run, "train.precision=fp16", "train.epochs=3")
+    assert child.code == 2 and len(child.errors) == 1
+    assert "it was written with another train.precision; keep that, or start a new run" in child.errors[0]
+
+
+def test_a_child_whose_tables_would_need_other_columns_is_one_line(tmp_path: Path) -> None:
+    parent = train(tmp_path)
+    child = command("resume", parent.run, "train.clip_norm=1.0", "train.epochs=3")
+    assert child.code == 2 and len(child.errors) == 1
+    assert "steps.csv has no column grad_norm" in child.errors[0] and "or start a new run" in child.errors[0]
+
+
 def test_schedule_that_depends_on_the_total_is_named(tmp_path: Path) -> None:
     parent = train(tmp_path, "schedule=cosine")
     child = command("resume", parent.run, "train.epochs=4")

@@ -13,6 +13,7 @@ import pytest
 
 import loopwright
 from loopwright import clock
+from loopwright.record.index import Index
 from loopwright.record.lock import DirectoryLock
 from support.cli import Ended, command, train
 
@@ -186,10 +187,19 @@ def test_checkpoint_that_is_not_there_is_one_line(finished: Ended, arguments: tu
     assert ended.code == 2 and len(ended.errors) == 1 and ended.errors[0].startswith(message)
 
 
+def test_a_run_without_a_best_names_what_it_has(tmp_path: Path) -> None:
+    run = train(tmp_path, "train.epochs=1").run
+    index = Index.read(run / "checkpoints")
+    index.tags.clear()
+    index.write()
+    ended = command("evaluate", run)
+    assert ended.code == 2 and ended.errors == ["--checkpoint best: this run has last and the steps 5"]
+
+
 def test_split_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     run = train(tmp_path, "task.data.split=[0.8,0.2]").run
     ended = command("evaluate", run)
-    assert ended.code == 2 and ended.errors == ["--split test: this task has no test split"]
+    assert ended.code == 2 and ended.errors == ["--split test: this task has no test split; it has val and train"]
     assert json.loads((run / "result.json").read_text())["test"] is None
 
 

@@ -235,7 +235,6 @@ def test_gate_failed_is_an_outcome_unless_it_was_required(tmp_path: Path) -> Non
     required = train(tmp_path, gate, "--require-gate", code=3)
     assert required.json["status"] == "gate_failed"
     assert len(required.errors) == 1 and required.errors[0].startswith("--require-gate: the gate was not passed")
-    assert train(tmp_path, "--require-gate", code=3).json["status"] == "completed"
     impatient = train(tmp_path, gate, "stop.patience=1", "stop.mode=max", "train.epochs=9")
     assert impatient.json["status"] == "gate_failed" and "not improved" in impatient.json["reason"]
 
@@ -271,10 +270,20 @@ def test_several_seeds_have_a_run_each_and_a_value(tmp_path: Path) -> None:
     assert [path.name.rsplit("-", 1)[1] for path in runs] == ["s1", "s2"]
     assert {path.name.split("-")[1] for path in runs} == {ended.json["recipe_id"]}
     assert ended.json["value"] == pytest.approx(sum(one["last"]["val_loss"] for one in ended.json["runs"]) / 2)
-    assert f"value over 2 seeds: {ended.json['value']:.4f}" in ended.out
+    assert f"val_loss, mean over 2 seeds: {ended.json['value']:.4f}" in ended.out
     alone = train(tmp_path, "seed=2")
     assert alone.json["weights_sha256"] == ended.json["runs"][1]["weights_sha256"]
     assert alone.run.name.split("-")[1] == ended.json["recipe_id"]
+
+
+def test_a_gate_is_required_of_a_recipe_that_has_one(tmp_path: Path) -> None:
+    ended = train(tmp_path, "--require-gate", code=2)
+    assert ended.errors == ["--require-gate: the recipe has no stop.gate; give it one, for example stop.gate.loss=0.1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_seed_is_trained_once(tmp_path: Path) -> None:
+    assert "a seed is in it twice" in train(tmp_path, "seeds=[1,2,1]", code=2).errors[0]
 
 
 def test_seed_and_seeds_together_are_refused(tmp_path: Path) -> None:
@@ -310,7 +319,9 @@ def test_gate_of_several_seeds_must_be_passed_by_all(tmp_path: Path) -> None:
     gates = [train(tmp_path, f"seed={seed}", "train.epochs=1").json["last"]["val_loss"] for seed in (1, 2)]
     between = sum(gates) / 2
     arguments = ("seeds=[1,2]", "train.epochs=1", "--require-gate")
-    assert train(tmp_path, *arguments, f"stop.gate={{loss: {between!r}}}", code=3).code == 3
+    failed = train(tmp_path, *arguments, f"stop.gate={{loss: {between!r}}}", code=3)
+    # Who failed the gate does not count.
+    assert failed.json["value"] == min(gates) and "1 of 2 seeds are left out" in failed.out
     assert train(tmp_path, *arguments, f"stop.gate={{loss: {max(gates) + 1}}}").code == 0
 
 

@@ -48,6 +48,14 @@ def history(path: Path, rows: int) -> Path:
         (("stop.monitor=accuracy",), "the task measures: val_loss, val_mae, val_rmse, val_r2"),
         (("stop.monitor=val_maee",), "did you mean 'val_mae'?"),
         (("stop.gate={recall: 0.5}",), "`stop.gate` names 'recall'"),
+        (
+            ("experiment=walks_small", "stop.monitor=ties"),
+            "`stop.monitor` is 'ties', of which neither more nor less is better",
+        ),
+        (
+            ("experiment=walks_small", "stop.gate.rule_checks=9"),
+            "`stop.gate` names 'rule_checks', of which neither more",
+        ),
         (("stop.budget='3 furlongs'",), "'10 epochs', '500 steps'"),
         (("record.checkpoint_every=5",), "`record.checkpoint_every` is 5"),
         (("train.validate_every='30 s'",), "give it in epochs or steps"),
@@ -106,6 +114,10 @@ def test_missing_files_are_one_line(tmp_path: Path) -> None:
     csv = ("task.data=csv", f"task.data.path={tmp_path}/none.csv", "task.data.target=y")
     assert "there is no such file" in refused(tmp_path, *csv).errors[0]
     assert "No module named" in refused(tmp_path, "--allow-import", "no_such_module_anywhere").errors[0]
+    for file in ("./mine/tok.py", "mine/tok.py"):
+        assert refused(tmp_path, "--allow-import", file).errors == [
+            f"--allow-import {file}: that is a file; give the module's name: mine.tok"
+        ]
 
 
 @pytest.mark.parametrize("window", [6, 91, 0, -1])

@@ -117,6 +117,14 @@ def test_a_line_per_epoch(monitor: str, caplog: pytest.LogCaptureFixture) -> Non
     ]
 
 
+def test_a_validation_within_an_epoch_has_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    row = {"val_loss": 2.0, "val_recall_at_20": 0.25}
+    with caplog.at_level(logging.INFO, logger="loopwright"):
+        Lines().on_validation_end(info(row=row))
+        Lines().on_validation_end(info(row=row, samples=0))  # at its end, whose line says the same
+    assert caplog.messages == ["step 25  val_loss 2  val_recall_at_20 0.25"]
+
+
 def test_a_line_shows_what_the_gate_asks(caplog: pytest.LogCaptureFixture) -> None:
     recipe = {"stop": {"gate": {"edge_compliance": 0.95, "val_rule_compliance": 0.8}}}
     row = {"train_loss": 2.0, "val_edge_compliance": 0.5, "val_rule_compliance": 0.25}

@@ -48,5 +48,5 @@ def ended(outcome: Any, *, as_line: bool, gate_required: bool) -> int:
         click.echo(as_json(outcome))
     outcomes = getattr(outcome, "runs", (outcome,))
     if gate_required and outcome.exit_code == 0 and not all(each.gate_passed for each in outcomes):
-        raise CheckFailed("--require-gate: the gate was not passed (or the recipe has no stop.gate)")
+        raise CheckFailed("--require-gate: the gate was not passed")
     return int(outcome.exit_code)

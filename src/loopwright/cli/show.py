@@ -49,6 +49,7 @@ class _EveryEpochs(Hook):
 
     def __init__(self, epochs: int, hook: Hook) -> None:
         self.epochs, self.hook = epochs, hook
+        self.on_validation_end = hook.on_validation_end  # type: ignore[method-assign]
 
     def on_epoch_end(self, info: Any) -> None:
         if info.epoch % self.epochs == 0 or info.epoch == info.epochs:
@@ -60,7 +61,10 @@ def summary(outcome: Outcome | SeedsOutcome) -> None:
     if isinstance(outcome, SeedsOutcome):
         for each in outcome.runs:
             summary(each)
-        click.echo(f"value over {len(outcome.runs)} seeds: {number(outcome.value)}")
+        click.echo(f"{outcome.runs[0].monitor}, mean over {len(outcome.counted)} seeds: {number(outcome.value)}")
+        left_out = len(outcome.runs) - len(outcome.counted)
+        if left_out:
+            click.echo(f"{left_out} of {len(outcome.runs)} seeds are left out: no value, or the gate not passed")
         return
     click.echo()
     click.echo(f"{outcome.status}: {outcome.reason}")
@@ -82,6 +86,8 @@ def summary(outcome: Outcome | SeedsOutcome) -> None:
         # Many metrics read better as rows than as a table wider than a terminal.
         wide = max(map(len, lying.splitlines())) > _WIDEST
         click.echo(table([list(column) for column in zip(*rows, strict=True)]) if wide else lying)
+    if outcome.best is not None:
+        click.echo(f"best: {'lowest' if outcome.mode == 'min' else 'highest'} {outcome.monitor}")
     for line in outcome.remarks:
         click.echo(line)
     if outcome.run is not None:

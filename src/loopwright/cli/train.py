@@ -56,6 +56,10 @@ def command(
 
         click.echo(to_yaml(plain(recipe)), nl=False)
         return 0
+    if require_gate and not recipe.stop.gate:
+        from loopwright.errors import UserError
+
+        raise UserError("--require-gate: the recipe has no stop.gate; give it one, for example stop.gate.loss=0.1")
     from loopwright.cli.show import observers, start_logging
 
     start_logging()

@@ -312,6 +312,9 @@ def _options(config_dir: Path | None) -> set[tuple[str, str]]:
 
 
 def _import(module: str) -> None:
+    if module.endswith(".py") or "/" in module:
+        name = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(f"--allow-import {module}: that is a file; give the module's name: {name}")
     try:
         import_module(module)
     except Exception as error:

@@ -60,6 +60,13 @@ class Recipe(Node):
             )
         return name
 
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise PydanticCustomError("seeds", "a seed is in it twice; one training of it is enough")
+        return seeds
+
     @field_validator("device")
     @classmethod
     def _device_is_known(cls, device: str) -> str:
@@ -101,11 +108,17 @@ class Recipe(Node):
     def _metric_problems(self) -> Iterator[str]:
         known = [f"val_{name}" for name, direction in self.task.metrics().items() if direction is not None]
         measured = f"the task measures: {', '.join(known)}"
-        if self.stop.monitor is not None and self.monitor not in (*known, "train_loss"):
+        counts = {f"val_{name}" for name, direction in self.task.metrics().items() if direction is None}
+        undirected = "of which neither more nor less is better, so nothing can follow it"
+        if self.stop.monitor is not None and self.monitor in counts:
+            yield f"`stop.monitor` is {self.stop.monitor!r}, {undirected}; {measured}"
+        elif self.stop.monitor is not None and self.monitor not in (*known, "train_loss"):
             yield f"`stop.monitor` is {self.stop.monitor!r}; {measured}{nearest(self.monitor, known)}"
         gate = self.stop.gate or {}
         for name in gate:
-            if prefixed(name) not in known:
+            if prefixed(name) in counts:
+                yield f"`stop.gate` names {name!r}, {undirected}; {measured}"
+            elif prefixed(name) not in known:
                 yield f"`stop.gate` names {name!r}; {measured}{nearest(prefixed(name), known)}"
             elif prefixed(name) != name and prefixed(name) in gate:
                 yield f"`stop.gate` names {name!r} twice (without a prefix `val_` is meant); leave one of them out"
@@ -231,6 +244,8 @@ def _lines(problems: list[ErrorDetails], tree: Mapping[str, Any]) -> list[str]:
             lines |= {("", line): [""] for line in message.splitlines()}
         elif not (kind == "too_short" and given):  # given, but each of its items is wrong already
             message = _MESSAGES.get(kind, message.removeprefix("Value error, ").replace("Input should", "it should"))
+            if kind == "too_short" and _may_be_null(key, tree):
+                message += "; null leaves it out"
             own = kind == "choice_name" or (isinstance(given, Mapping) and kind not in _MESSAGES)
             said = lines.setdefault((key, f"`{key}`: " if own else f"`{key}` is {_shown(given)}; "), [])
             if message not in said:
@@ -244,7 +259,7 @@ _MESSAGES = {
     "tuple_type": "it should be a list, for example [1, 2]",
     "dict_type": "it should be a mapping of keys",
     "model_type": "it should be a mapping of keys",
-    "too_short": "it should not be empty; null leaves it out",
+    "too_short": "it should not be empty",
 }
 _ARM = re.compile(r"constrained-\w+|tuple\[.*\]|str|int|float|bool|\[key\]")
 
@@ -258,6 +273,10 @@ def _key(loc: tuple[int | str, ...], tree: Any) -> str:
             kept.append(str(part))
             tree = tree[part] if inside else None
     return ".".join(kept)
+
+
+def _may_be_null(key: str, tree: Any) -> bool:
+    return any(dotted == key and type(None) in get_args(field.annotation) for dotted, field, _ in walk(Recipe, tree))
 
 
 def _nearest_key(key: str, known: list[str]) -> str:

@@ -81,7 +81,10 @@ class _Loop:
         if not state.model.training:  # modules that the task froze in evaluation mode stay as they are
             state.model.train()
         self.stop = first_stop(plan.stops, state.history)
-        if self.stop is None and (state.history.last or {}).get("step") == state.step and self.budget_spent():
+        at_row = (state.history.last or {}).get("step") == state.step
+        if self.stop is not None and self.stop.status == "gate_passed" and at_row:
+            recorder.checkpoint(state, frozenset({"gate"}), now=True)  # a child's gate may pass where its parent ended
+        if self.stop is None and at_row and self.budget_spent():
             self.stop = self.out_of_budget()
         # Asked here once, not after every step: together with the keys, the checks and the rows it is what keeps the
         # engine under 10 us a step (benchmarks/).

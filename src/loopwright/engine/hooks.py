@@ -147,7 +147,8 @@ class Hooks:
                 except Exception as error:
                     if not hook.optional:
                         raise
-                    log.warning("%s failed in %s and is switched off: %s", type(hook).__name__, event, error)
+                    name = type(hook.hook if isinstance(hook, every) else hook).__name__
+                    log.warning("%s failed in %s and is switched off: %s", name, event, error)
                     for others in self._of.values():
                         if hook in others:
                             others.remove(hook)

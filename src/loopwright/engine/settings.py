@@ -22,7 +22,9 @@ class TrainSettings(Node):
     validate_every: DurationField = setting(
         Duration.parse("1 epochs"), "how often the val split is measured, in epochs or steps; always at the end"
     )
-    overfit: int = setting(0, "train and validate on the first n training samples, without dropout; 0 is off", ge=0)
+    overfit: int = setting(
+        0, "train and validate on the first n training samples, without dropout and patience; 0 is off", ge=0
+    )
     precision: Precision = setting(
         "fp32", "number format of the training's forward pass: fp32, or bf16 and fp16 (its loss scaled) by autocast"
     )

@@ -212,6 +212,10 @@ class TrainState:
                 group.update(flags)
         states = saved["scaler_state_dict"]
         for name, scaler in self.scalers.items():
+            if not states:
+                raise RuntimeError(
+                    "it holds no loss scale: it was written with another train.precision; keep that, or start a new run"
+                )
             scaler.load_state_dict(states if len(self.groups) == 1 else states[name])
         self.lr = None
         self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]

@@ -155,6 +155,10 @@ class Task(ABC):
                 handle.remove()
         return seen
 
+    def best_reachable(self, loader: Loader) -> Mapping[str, float]:
+        """The best values that anybody can reach on these samples, where something is known of them, by metric."""
+        return {}
+
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         """A row per sample for `evaluation/<split>_<checkpoint>_examples.csv`; none by default."""
         return ()

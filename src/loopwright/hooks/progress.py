@@ -100,15 +100,25 @@ class Lines(Hook):
     def __init__(self, log: logging.Logger | None = None) -> None:
         self._log = log or logging.getLogger("loopwright")
 
+    def on_validation_end(self, info: Info) -> None:
+        if info.samples and info.row:  # within an epoch, whose end has a line of its own
+            facts = [f"step {info.step}"]
+            facts += [f"{name} {value:.4g}" for name, value in self._measured(info).items() if value is not None]
+            self._log.info("%s", "  ".join(facts))
+
     def on_epoch_end(self, info: Info) -> None:
         row = info.row or {}
-        shown = {"loss": row.get("train_loss"), "val_loss": row.get("val_loss"), **watched(info)}
+        shown = {"loss": row.get("train_loss"), **self._measured(info)}
         facts = [f"epoch {info.epoch}/{info.epochs}"]
         facts += [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
         speed = row.get("samples_per_second")
         if speed is not None:
             facts.append(f"{speed:,.0f} samples/s")
         self._log.info("%s", "  ".join(facts))
+
+    @staticmethod
+    def _measured(info: Info) -> dict[str, float | None]:
+        return {"val_loss": (info.row or {}).get("val_loss"), **watched(info)}
 
 
 def watched(info: Info) -> dict[str, float | None]:

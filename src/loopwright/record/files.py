@@ -155,8 +155,11 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if not durable:
         with explained(path, len(payload)):
-            temporary.write_bytes(payload)
-            os.replace(temporary, path)
+            try:
+                temporary.write_bytes(payload)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)  # half a file on a full disk takes the room that others need
         return
     write_durable(temporary, payload)
     move_into_place(temporary, path)

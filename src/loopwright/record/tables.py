@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from loopwright.errors import RunError
 from loopwright.record.files import AppendFile
 
 
@@ -17,6 +18,7 @@ class Table:
         """Open a table; `length` cuts it to its first bytes (0 starts it anew)."""
         self._file = AppendFile(path, length)
         self._columns: list[str] = []
+        self._continued = bool(self._file.length)
         if self._file.length:
             with path.open(newline="", encoding="utf-8") as file:
                 self._columns = next(csv.reader(file), [])
@@ -29,7 +31,7 @@ class Table:
         return self._file.mark()
 
     def append(self, row: Mapping[str, float | None]) -> None:
-        """Add a row. Raises RuntimeError for a column that the first row did not have."""
+        """Add a row. Raises RuntimeError for a column that the first row did not have, RunError where that was recorded."""
         self.extend([row])
 
     def extend(self, rows: Sequence[Mapping[str, float | None]]) -> None:
@@ -48,6 +50,11 @@ class Table:
 
     def _in_order(self, row: Mapping[str, float | None]) -> dict[str, float | None]:
         new = sorted(set(row) - set(self._columns))
+        if new and self._continued:
+            raise RunError(
+                f"{self._file.path} has no column {', '.join(new)}, which the recipe now writes: a child keeps the columns "
+                "of its parent; leave out the override that adds them, or start a new run"
+            )
         if new:
             raise RuntimeError(
                 f"{self._file.path.name} has no column {', '.join(new)}: a run's first row fixes its columns"

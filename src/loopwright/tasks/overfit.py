@@ -18,8 +18,7 @@ class Overfit(WrappedTask):
 
     A task that judges a split otherwise than sample by sample (by generating) is measured by its samples here, so `best`
     may follow another metric: its own monitor where that is one of samples, else the loss. An epoch keeps about as many
-    steps as it has without this switch, so that epochs and patience last as long: it goes over the few samples again and
-    again.
+    steps as it has without this switch, so that epochs last as long: it goes over the few samples again and again.
     """
 
     def __init__(self, task: Task, num_samples: int) -> None:
@@ -43,7 +42,15 @@ class Overfit(WrappedTask):
         return Task.evaluate(self, model, split, at)  # over these few samples, not over the inner task's split
 
     def remarks(self, split: Split, metrics: Mapping[str, float | None]) -> list[str]:
-        return []
+        """How close the few samples were learnt to the best that they allow, where that is known."""
+        loader = self.loader(split)
+        known = {} if loader is None else self.task.best_reachable(loader)
+        shown = [(name, metrics.get(name), best) for name, best in known.items()]
+        return [
+            f"{name} is {value:.4f}; the best that these {self.num_samples} samples allow is {best:.4f}"
+            for name, value, best in shown
+            if value is not None
+        ]
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         return ()

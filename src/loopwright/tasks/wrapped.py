@@ -57,6 +57,9 @@ class WrappedTask(Task):
     ) -> Mapping[str, Any]:
         return self.task.checkpoint_values(history, train_losses)
 
+    def best_reachable(self, loader: Loader) -> Mapping[str, float]:
+        return self.task.best_reachable(loader)
+
     def internals(self, model: nn.Module, batch: Any, at: At) -> Mapping[str, Tensor]:
         return self.task.internals(model, batch, at)
 

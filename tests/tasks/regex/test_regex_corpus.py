@@ -12,7 +12,7 @@ import pytest
 from loopwright.errors import DataError
 from loopwright.streams import Streams
 from loopwright.tasks.regex.bins import bin_name, length_bins
-from loopwright.tasks.regex.ceiling import best_token_accuracy
+from loopwright.tasks.regex.ceiling import best_token_accuracy, table_token_accuracy
 from loopwright.tasks.regex.compile import compile_fsm
 from loopwright.tasks.regex.corpus import SPLITS, Corpus, make_corpus, split_of
 from loopwright.tasks.regex.fsm import FSM
@@ -41,7 +41,8 @@ def corpus(fsm: FSM, samples: int = 2000, seed: int = 0, **given: Any) -> Corpus
 
 def report(drawn: Corpus) -> dict[str, Any]:
     lengths = drawn.plan.lengths
-    return corpus_report(drawn, length_bins((5, 10, 15, 20), lengths[0], lengths[-1]), dict.fromkeys(SPLITS, 0.5), [])
+    half, third = dict.fromkeys(SPLITS, 0.5), dict.fromkeys(SPLITS, 0.3)
+    return corpus_report(drawn, length_bins((5, 10, 15, 20), lengths[0], lengths[-1]), half, third, [])
 
 
 @pytest.mark.parametrize(("pattern", "alphabet"), ALL)
@@ -111,7 +112,8 @@ def test_a_length_that_cannot_exist_gives_its_share_to_the_other_lengths_of_its_
 def test_an_empty_language_is_hopeless() -> None:
     drawn = corpus(machine("(?!)", "ab"))
     assert report(drawn)["rejects"] == {"illegal_step": 0, "wrong_alternative": 0, "overrun": 0, "hopeless": 2000}
-    assert list(missing_classes(drawn)) == []
+    (line,) = missing_classes(drawn)
+    assert "is of class 'accept'" in line
 
 
 def test_nothing_of_what_was_asked_exists() -> None:
@@ -224,6 +226,24 @@ def test_the_ceiling_by_hand() -> None:
     tokens = np.array([[2, 2, 3, 1], [2, 2, 3, 1], [2, 2, 1, 0], [3, 1, 0, 0]])
     assert best_token_accuracy(tokens, np.array([3, 3, 2, 1])) == 8 / 9
     assert np.isnan(best_token_accuracy(np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=np.int64)))
+
+
+def test_the_table_by_hand() -> None:
+    # Train: aab and ab, state 1 after a, 2 after b. At (state 1, place 0): a, b, the lower wins; (1, 1): b; (2, 1), (2, 2): EOS.
+    train = np.array([[2, 2, 3, 1], [2, 3, 1, 0]]), np.array([[1, 1, 2, 0], [1, 2, 0, 0]]), np.array([3, 2])
+    assert table_token_accuracy(train, train) == 4 / 5
+    # aa: a, then EOS where the table says b. b: state 2 at place 0 was never seen, EOS is the most frequent of all.
+    other = np.array([[2, 2, 1], [3, 1, 0]]), np.array([[1, 1, 0], [2, 0, 0]]), np.array([2, 1])
+    assert table_token_accuracy(train, other) == 2 / 3
+    nothing = np.zeros((0, 3), dtype=np.int64), np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.int64)
+    assert np.isnan(table_token_accuracy(train, nothing))
+
+
+def test_an_accepted_class_without_any_string_is_named() -> None:
+    assert next(iter(missing_classes(corpus(machine("", "ab"))))) == (
+        "no string of 1 to 20 symbols is of class 'accept'; is the pattern what was meant?"
+    )
+    assert not any("what was meant" in line for line in missing_classes(corpus(machine("a+", "ab"))))
 
 
 def test_the_ceiling_is_what_the_best_table_of_prefixes_has() -> None:

@@ -101,6 +101,12 @@ def test_values_out_of_range_are_refused(key: str) -> None:
         compose("task=walks", f"task.data.{key}")
 
 
+def test_what_cannot_be_null_is_not_said_to_be() -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose("task=walks", "task.data.delays=[]")
+    assert list(refused.value.problems) == ["`task.data.delays` is []; it should not be empty"]
+
+
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="the task 'walks' takes one of: transformer"):
         compose("task=walks", "model=mlp")

@@ -71,8 +71,8 @@ def check_passed(path: Path) -> dict[str, Any]:
     assert gate["gate_passed"] is True and gate["train_losses"] == curves["train_loss"]
     for name in ("edge_compliance", "rule_compliance"):
         assert gate[f"{name}_history"] == curves[name]
-    first_epoch = torch.load(path / "checkpoints/epoch_0001.pt", weights_only=True)
-    assert first_epoch["gate_passed"] is False and len(first_epoch["train_losses"]) == per_epoch
+    oldest = torch.load(min((path / "checkpoints").glob("epoch_*.pt")), weights_only=True)
+    assert oldest["gate_passed"] is False and len(oldest["train_losses"]) == oldest["step"] < result["steps"]
     return result
 
 
@@ -198,7 +198,7 @@ def test_its_schedule_is_the_formula_of_the_page(total: int) -> None:
 
 @pytest.mark.slow
 def test_the_shipped_experiment_passes_its_gate(folder: Path) -> None:
-    """Measured: 846 steps, about 7 CPU seconds; rules 0.75, 0.78, 0.89."""
+    """Measured: 1128 steps, about 12 CPU seconds; rules 0.24, 0.64, 0.80, 0.82."""
     done = command("train", *SHIPPED, "--require-gate", "--out", folder / "shipped", "--json")
     assert done.code == 0, done.err
     result = check_passed(done.run)
@@ -209,6 +209,6 @@ def test_the_shipped_experiment_passes_its_gate(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("changed", ["seed=41", "seed=43", "seed=44", "task.data.seed=43", "task.data.seed=44"])
 def test_it_is_no_fluke_of_its_seeds(changed: str, folder: Path) -> None:
-    """Measured: passed after 2 to 4 of the 12 epochs with every one of eight neighbours."""
+    """Measured: passed after 2 to 6 of the 12 epochs with every one of eight neighbours."""
     outcome = run(compose(*SHIPPED, changed, "record.save=false"))
     assert outcome.status == "gate_passed" and outcome.epochs <= 8

@@ -16,7 +16,11 @@ _SHOWN = 20
 
 
 def corpus_report(
-    corpus: Corpus, bins: Sequence[Bin], ceilings: Mapping[Split, float], warnings: Sequence[str]
+    corpus: Corpus,
+    bins: Sequence[Bin],
+    ceilings: Mapping[Split, float],
+    tables: Mapping[Split, float],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """The whole report as plain values. Shares are of all samples; `asked` is before what cannot exist was moved."""
     classes, plan = corpus.fsm.classes, corpus.plan
@@ -45,7 +49,7 @@ def corpus_report(
         "redistributed": [{**moved, "share": _share(moved["share"])} for moved in plan.moved],
         "failed_attempts": failed_attempts(corpus),
         "coverage": _coverage(corpus, everything),
-        "splits": {split: _split_report(corpus, split, bins, ceilings[split]) for split in SPLITS},
+        "splits": {split: _split_report(corpus, split, bins, ceilings[split], tables[split]) for split in SPLITS},
         "warnings": list(warnings),
     }
 
@@ -57,8 +61,12 @@ def failed_attempts(corpus: Corpus) -> int:
 
 
 def missing_classes(corpus: Corpus) -> Iterator[str]:
-    """A line for each class that exists at these lengths and that a split has none of."""
+    """A line for each accepted class that no string of these lengths has, and for each class that a split has none of."""
     exists = {kind.class_name for kind, row in zip(corpus.plan.kinds, corpus.plan.drawn, strict=True) if row.any()}
+    lengths = corpus.plan.lengths
+    for name in corpus.fsm.classes[: corpus.fsm.num_accepting]:
+        if name not in exists:
+            yield f"no string of {lengths[0]} to {lengths[-1]} symbols is of class {name!r}; is the pattern what was meant?"
     for split in SPLITS:
         held = set(corpus.class_N[corpus.rows(split)].tolist())
         for number, name in enumerate(corpus.fsm.classes):
@@ -74,7 +82,7 @@ def _share(sum_of_shares: float) -> float:
     return round(float(sum_of_shares), 12)
 
 
-def _split_report(corpus: Corpus, split: Split, bins: Sequence[Bin], ceiling: float) -> dict[str, Any]:
+def _split_report(corpus: Corpus, split: Split, bins: Sequence[Bin], ceiling: float, table: float) -> dict[str, Any]:
     rows = corpus.rows(split)
     length_N, class_N = corpus.length_N[rows], corpus.class_N[rows]
     counts = np.bincount(class_N, minlength=len(corpus.fsm.classes)).tolist()
@@ -92,6 +100,7 @@ def _split_report(corpus: Corpus, split: Split, bins: Sequence[Bin], ceiling: fl
             for inside in [(length_N >= low) & (length_N <= high)]
         },
         "best_token_accuracy": ceiling,
+        "table_token_accuracy": table,
         "coverage": _coverage(corpus, rows),
     }
 

@@ -92,12 +92,15 @@ def choose_jumpers(graph: Graph, per_block: int, delays: Sequence[int], seed: in
         if not stuck:
             break
         unfit |= stuck  # grows in every round, so the rounds end
-    for block, target, delay in skipped:
+    if skipped:
+        shown = ", ".join(f"block {block} to {target} in {delay} steps" for block, target, delay in skipped[:3])
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        none_left = (
+            "; none is left, so there is no rule to learn, to check, or for a gate to pass" if not jumpers else ""
+        )
+        asked = len(jumpers) + len(skipped)
         log.warning(
-            "no vertex of block %d can be a jumper to block %d in %d steps; this jumper is skipped",
-            block,
-            target,
-            delay,
+            "%d of %d jumpers are skipped, no vertex can be one: %s%s%s", len(skipped), asked, shown, more, none_left
         )
     return Rules(tuple(jumpers), tuple(skipped), reach)
 

@@ -5,6 +5,7 @@ Letters of shapes: B samples, T tokens (the window w), C classes (the n vertices
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -33,6 +34,8 @@ from loopwright.tasks.walks.jumpers import Rules, choose_jumpers
 from loopwright.tasks.walks.settings import WalksData, WalksEvaluation
 from loopwright.tasks.walks.steering import steering
 
+log = logging.getLogger("loopwright")
+
 _METRICS: Metrics = {
     "edge_compliance": "max",
     "rule_compliance": "max",
@@ -43,6 +46,8 @@ _METRICS: Metrics = {
 }
 _SAMPLE_METRICS: Metrics = {"loss": "min", "accuracy": "max"}
 _EVALUATION_BATCH = 256
+# Tokens whose generation is worth a line while one waits.
+_LONG = 100_000
 # Compliance of the untrained model, by task: a function of the recipe that costs a whole evaluation.
 _untrained: WeakKeyDictionary[WalksTask, Compliance] = WeakKeyDictionary()
 
@@ -211,6 +216,8 @@ class WalksTask(Task):
 
     def _untrained(self) -> Compliance:
         if self not in _untrained:
+            if self.starts["val"].size * self.data.walk_length > _LONG:
+                log.info("generating %d walks with the untrained model, to compare with", self.starts["val"].size)
             with Streams(self.seed).fork("weights"):  # as `building.build` makes the model of step 0
                 model = self.build_model()
             model.to(self.device).eval()
