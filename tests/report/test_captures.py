@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 import zipfile
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_attention_shows_the_longest_sample_without_its_padding(tmp_path: Path) 
     figure = drawn(attention_figure, run_dir)
     found = maps(figure)
     assert list(found) == ["layer 0, head 0", "layer 0, head 1", "layer 1, head 0", "layer 1, head 1"]
-    assert figure.get_suptitle() == "attention at step 20, sample 2 of 2"
+    assert figure.get_suptitle() == "attention at step 20, longest sample (2 of 2)"
     assert labels(figure.axes[0]) == ["b", "<pad>", "EOS", "a"]
     for image in found.values():
         assert image.shape == (4, 4, 4)
@@ -113,9 +114,26 @@ def test_large_models_and_long_sequences_are_cut_and_said(tmp_path: Path) -> Non
     figure = drawn(attention_figure, run_dir)
     assert len(maps(figure)) == 16
     assert {name.split(",")[0] for name in maps(figure)} == {"layer 0", "layer 3", "layer 7", "layer 10"}
-    title = "attention at step 10, sample 1 of 1, 4 of 11 layers, 4 of 9 heads, the first 256 of 300 positions"
-    assert " ".join(str(figure.get_suptitle()).split()) == title
+    title = "attention at step 10, sample 1 of 1, 4 of 11 layers, 4 of 9 heads (at most 4 are drawn)"
+    assert " ".join(str(figure.get_suptitle()).split()) == f"{title}, the first 256 of 300 positions"
     assert not any(label.startswith("w") for label in labels(figure.axes[0]))  # no room: positions
+
+
+@pytest.mark.parametrize(("names", "rotation"), [("abcd", 0), (["10", "11", "12", "13"], 90), (["a", "<eos>"] * 2, 90)])
+def test_names_of_keys_do_not_run_together(tmp_path: Path, names: list[str], rotation: float) -> None:
+    run_dir = run_of(tmp_path, token_capture(10, length=20, heads=4))
+    write_vocabulary(run_dir, *names)
+    with applied():
+        figure = attention_figure(Record(run_dir))
+        assert figure is not None
+        rendered(figure, "png")
+    assert figure.get_suptitle() == "attention at step 10, sample 1 of 3"  # all are equally long
+    shown = figure.axes[4].get_xticklabels()
+    assert len(shown) == 20 and {label.get_rotation() for label in shown} == {rotation}
+    boxes = [label.get_window_extent() for label in shown]
+    room = min(right.x0 - left.x0 for left, right in itertools.pairwise(boxes)) * 72 / figure.dpi
+    widest = max(map(len, names)) if rotation == 0 else 1.0  # letters beside each other, each narrower than it is high
+    assert shown[0].get_fontsize() * widest <= room
 
 
 def test_layers_may_differ_in_heads(tmp_path: Path) -> None:
@@ -177,6 +195,31 @@ def test_many_tokens_are_coloured_by_position(tmp_path: Path) -> None:
     assert figure.axes[-1].get_ylabel() == "position"
 
 
+def test_panels_do_not_overlap_and_use_their_room(tmp_path: Path) -> None:
+    arrays = token_capture(10, samples=4, length=16, layers=2, vocabulary=40)
+    for name in ("residual.1", "residual.2"):
+        arrays[name] = arrays[name] * np.array([100, 1, 1, 1, 1, 1]) * 0.01  # flat: late layers are
+    run_dir = run_of(tmp_path, arrays)
+    with applied():
+        figure = hidden_figure(Record(run_dir))
+        assert figure is not None
+        rendered(figure, "png")
+    panels = figure.axes[:3]
+    for left, right in itertools.pairwise(panels):
+        assert left.get_window_extent().x1 <= right.yaxis.label.get_window_extent().x0
+    for axes in panels:
+        assert axes.get_aspect() == "auto"
+        low, high = axes.get_ylim()
+        spread = np.ptp(np.asarray(axes.collections[0].get_offsets())[:, 1])
+        assert spread > 0.8 * (high - low)
+
+
+@pytest.mark.parametrize(("num_captures", "num_panels"), [(1, 2), (2, 2), (3, 3)])
+def test_a_curve_of_changes_needs_two_of_them(tmp_path: Path, num_captures: int, num_panels: int) -> None:
+    arrays = {"a": np.random.default_rng(0).normal(size=(9, 4)), "b": np.ones((9, 2))}
+    assert len(drawn(hidden_figure, run_of(tmp_path, *([arrays] * num_captures))).axes) == num_panels
+
+
 def test_changes_between_captures(tmp_path: Path) -> None:
     first = {"tokens": np.zeros((2, 3), int), "residual.0": np.ones((2, 3, 4)), "residual.1": np.ones((2, 3, 4))}
     second = first | {"residual.0": np.full((2, 3, 4), 1.5), "residual.1": np.ones((2, 3, 4))}
@@ -193,10 +236,10 @@ def test_changes_between_captures(tmp_path: Path) -> None:
 def test_changes_leave_out_padding(tmp_path: Path) -> None:
     before = {"tokens": np.array([[1, 1, 0]]), "residual.0": np.ones((1, 3, 4))}
     after = before | {"residual.0": np.array([1.0, 1.0, 9.0])[None, :, None] * np.ones(4)}
-    run_dir = run_of(tmp_path, before, after)
-    assert lines(drawn(hidden_figure, run_dir).axes[-1])["residual.0"] == pytest.approx([np.sqrt(64 / 3)])
+    run_dir = run_of(tmp_path, before, after, after)
+    assert lines(drawn(hidden_figure, run_dir).axes[-1])["residual.0"] == pytest.approx([np.sqrt(64 / 3), 0.0])
     write_vocabulary(run_dir, "PAD", "a")
-    assert lines(drawn(hidden_figure, run_dir).axes[-1])["residual.0"] == [0.0]
+    assert lines(drawn(hidden_figure, run_dir).axes[-1])["residual.0"] == [0.0, 0.0]
 
 
 def test_of_hundreds_of_captures_few_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +277,11 @@ def test_a_mixture_of_usable_and_other_arrays(tmp_path: Path) -> None:
         "flag": np.array([True]),
         "one": np.ones((1, 1)),
     }
-    figure = drawn(hidden_figure, run_of(tmp_path, arrays, arrays))
+    figure = drawn(hidden_figure, run_of(tmp_path, arrays, arrays, arrays))
     assert figure.axes[0].get_title(loc="left") == "one"
-    assert lines(figure.axes[-1]) == {"one": [0.0]}
-    assert hidden_figure(Record(run_of(tmp_path, {"names": np.array(["a"])}, {"x": np.array("a")}))) is None
+    assert lines(figure.axes[-1]) == {"one": [0.0, 0.0]}
+    texts_only = {"names": np.array(["a"])}
+    assert hidden_figure(Record(run_of(tmp_path, texts_only, texts_only, {"x": np.array("a")}))) is None
 
 
 def test_hidden_states_that_are_not_finite(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from loopwright.errors import RunError
 from loopwright.report import curves, frame
 from loopwright.report.draw import draw, main
 from loopwright.report.frame import Record
-from loopwright.report.style import BLUE, GREEN
+from loopwright.report.style import BLUE, GREEN, applied, rendered
 from support.records import record, write_result
 
 
@@ -89,10 +89,40 @@ def test_loss_figure_shows_steps_mean_and_epochs(tmp_path: Path) -> None:
     _, mean = line(figure, "train, mean of 5 steps")
     assert mean[2] == pytest.approx(1.6) and mean[3] == pytest.approx(1.4)
     assert mean[0] == pytest.approx(5 / 3)  # at the edge, over what there is
-    assert line(figure, "train, per epoch") == ([20.0 * e for e in range(1, 11)], [1.0] * 10)
+    # A mean of steps 1 to 20 stands in their middle.
+    assert line(figure, "train, mean of each epoch") == ([20.0 * e - 9.5 for e in range(1, 11)], [1.0] * 10)
     assert line(figure, "validation, per epoch") == ([20.0 * e for e in range(1, 11)], [1 / e for e in range(1, 11)])
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimizer step (20 per epoch)", "loss")
+
+
+def test_means_lie_on_a_falling_loss(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", 5, 10, loss=lambda step: 100.0 - step)
+    table = (run_dir / "metrics.csv").read_text().splitlines()
+    for epoch in range(1, 6):
+        mean = sum(100.0 - step for step in range(10 * epoch - 9, 10 * epoch + 1)) / 10
+        table[epoch] = ",".join([*table[epoch].split(",")[:3], repr(mean), *table[epoch].split(",")[4:]])
+    (run_dir / "metrics.csv").write_text("\n".join(table) + "\n")
+    x, y = line(loss_figure(run_dir), "train, mean of each epoch")
+    assert y == [100.0 - step for step in x]
+
+
+def test_losses_of_rows_within_epochs(tmp_path: Path) -> None:
+    figure = loss_figure(record(tmp_path / "run", 2, 30, periods=3, val=lambda row: {"loss": "" if row == 3 else row}))
+    assert line(figure, "train, mean of each period")[0] == [5.5, 15.5, 25.5, 35.5, 45.5, 55.5]
+    assert line(figure, "validation, per evaluation") == ([10.0, 20.0, 40.0, 50.0, 60.0], [1.0, 2.0, 4.0, 5.0, 6.0])
+    assert figure.axes[0].get_xlabel() == "optimizer step"  # 10 steps are a period here, not an epoch
+
+
+def test_a_mean_without_recorded_steps(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", 1, 20, val=lambda e: {"accuracy": 1.0})
+    (run_dir / "steps.csv").unlink()
+    figure = loss_figure(run_dir)
+    assert line(figure, "train, mean of each epoch")[0] == [10.5]
+    low, high = figure.axes[0].get_xlim()
+    assert low < 10.5 < 20 < high
+    (run_dir / "metrics.csv").write_text("epoch,step,train_loss\n1,,0.5\n2,20,0.25\n3,30,0.125\n")
+    assert line(loss_figure(run_dir), "train, mean of each epoch") == ([25.5], [0.125])
 
 
 def test_losses_over_orders_of_magnitude_get_a_log_axis(tmp_path: Path) -> None:
@@ -134,6 +164,66 @@ def test_best_epoch_is_marked_in_every_panel(
         marked = {float(np.asarray(drawn.get_xdata())[0]) for drawn in axes.get_lines() if drawn.get_color() == GREEN}
         assert marked == {best}
     assert figure.axes[2].get_title(loc="right") == f"{best / 10:.4g}"
+
+
+@pytest.mark.parametrize(
+    ("result", "step"),
+    [({}, 120.0), ({"monitor": "val_f1", "mode": "max"}, 33.0), ({"best": {"epoch": 2, "step": 66}}, 66.0)],
+)
+def test_rows_within_epochs_stand_at_their_steps(tmp_path: Path, result: dict[str, object], step: float) -> None:
+    steps = [16.0, 33.0, 50.0, 66.0, 83.0, 100.0]
+    step = min(step, steps[-1])  # the loss falls until the last row
+    run_dir = record(tmp_path / "run", 2, 50, periods=3, val=lambda row: {"loss": 1 / row, "f1": -abs(row - 2)})
+    write_result(run_dir, **result)
+    figure = metrics_figure(run_dir)
+    for axes in figure.axes:
+        curve, *marks = axes.get_lines()
+        assert np.asarray(curve.get_xdata()).tolist() == steps
+        assert {float(np.asarray(mark.get_xdata())[0]) for mark in marks if mark.get_color() == GREEN} == {step}
+        assert axes.get_xlabel() == "optimizer step"
+    assert str(figure.get_suptitle()).startswith(f"validation metrics; green: best step {step:.0f}, ")
+
+
+def test_one_row_per_epoch_stays_at_its_epoch(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", 3)
+    assert frame.row_axis(frame.metrics(run_dir)) == "epoch"
+    assert frame.row_axis(frame.metrics(record(tmp_path / "periods", 3, periods=2))) == "step"
+    assert frame.row_axis({}) == "epoch"
+    assert frame.row_axis({"epoch": [1.0, 1.0]}) == "epoch"  # no steps to tell them apart
+    assert [axes.get_xlabel() for axes in metrics_figure(run_dir).axes] == ["epoch", "epoch"]
+
+
+@pytest.mark.parametrize(
+    ("values", "inside"),
+    [
+        ([0.2, 0.9, 1.0], True),
+        ([1.0, 1.0, 1.0], True),
+        ([0.0, 0.0, 0.0], True),
+        ([0.99999, 1.0, math.nan], True),
+        ([0.2, 0.9, 1.5], False),
+    ],
+)
+def test_shares_have_no_ticks_beyond_0_and_1(tmp_path: Path, values: list[float], inside: bool) -> None:
+    figure = metrics_figure(record(tmp_path / "run", 3, val=lambda e: {"accuracy": values[e - 1]}))
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    ticks = [float(tick) for tick in axes.get_yticks() if low <= tick <= high]
+    assert len(ticks) >= 2 and (len(set(values)) > 1 or min(abs(tick - values[0]) for tick in ticks) < 1e-9)
+    assert all(-1e-9 < tick < 1 + 1e-9 for tick in ticks) is inside
+    assert low < np.nanmin(values) and np.nanmax(values) < high  # the dots are drawn in full
+
+
+@pytest.mark.parametrize("num_metrics", [5, 8])
+def test_rows_of_panels_are_equally_far_apart(tmp_path: Path, num_metrics: int) -> None:
+    run_dir = record(tmp_path / "run", val=lambda e: {f"m{i}": e * 0.5 for i in range(num_metrics)})
+    with applied():
+        figure = metrics_figure(run_dir)
+        rendered(figure, "png")
+    rows = sorted({round(axes.get_position().y0, 6) for axes in figure.axes})
+    first, *others = (axes.get_position().height for axes in figure.axes)
+    assert others == pytest.approx([first] * len(others))
+    assert np.diff(rows) == pytest.approx(np.diff(rows)[0], abs=2e-3)
+    assert [axes.get_xlabel() for axes in figure.axes] == [""] * (3 * len(rows) - 3) + ["epoch"] * 2
 
 
 def test_no_mark_where_the_watched_metric_is_unknown(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def full(run_dir: Path) -> Path:
     write_config(run_dir, stop={"gate": {"accuracy": 0.5}})
     write_result(run_dir, monitor="val_accuracy", mode="max", gate_passed=True, last={"epoch": 6, "step": 120})
     write_vocabulary(run_dir, "PAD", "EOS", "a", "b")
-    for step in (50, 100):
+    for step in (50, 75, 100):
         write_capture(run_dir, step, token_capture(step))
     return run_dir
 
@@ -138,7 +138,13 @@ def test_damaged_tables_and_a_full_disk_are_errors_of_the_whole(
 
 @pytest.mark.usefixtures("outlines_only")
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"curves": 3, "test": [], "best": 1, "last": "x"}', '{"test": {"best": 3}}']
+    "content",
+    [
+        "{",
+        "[]",
+        '{"curves": 3, "test": [], "best": 1, "last": "x", "gate_passed": 1}',
+        '{"test": {"best": 3}, "gate_passed": null}',
+    ],
 )
 def test_a_strange_result_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
     run_dir = full(tmp_path / "run")
@@ -163,7 +169,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, caplog: pytest.LogCapture
 def test_a_record_is_read_when_asked_and_once(tmp_path: Path) -> None:
     run_dir = full(tmp_path / "run")
     seen = Record(run_dir)
-    assert seen.token_names == ["PAD", "EOS", "a", "b"] and [c.step for c in seen.captures] == [50, 100]
+    assert seen.token_names == ["PAD", "EOS", "a", "b"] and [c.step for c in seen.captures] == [50, 75, 100]
     assert seen.config["stop"]["gate"] == {"accuracy": 0.5}
     (run_dir / "metrics.csv").write_text("epoch\n9\n")
     assert seen.epochs == {"epoch": [9.0]}

@@ -15,8 +15,11 @@ from loopwright.report.style import GREEN, applied, rendered
 from support.records import record, texts, write_config, write_result
 
 
-def walks(run_dir: Path, epochs: int = 4, steps: int = 50, **gate: object) -> Path:
-    record(run_dir, epochs, steps, val=lambda e: {"loss": 3 / e, "edge": 0.9 + e / 50, "rule": "" if e == 1 else e / 5})
+def walks(run_dir: Path, epochs: int = 4, steps: int = 50, periods: int = 1, **gate: object) -> Path:
+    def val(row: int) -> dict[str, object]:
+        return {"loss": 3 / row, "edge": 0.9 + row / 50, "rule": "" if row == 1 else row / 5}
+
+    record(run_dir, epochs, steps, periods=periods, val=val)
     write_config(run_dir, stop={"gate": gate or {"edge": 0.95, "val_rule": 0.75}, "hold": 1})
     return run_dir
 
@@ -63,6 +66,7 @@ def test_metrics_and_thresholds_with_or_without_prefix(tmp_path: Path) -> None:
         ),
         ({"gate_passed": True, "last": {"epoch": "4"}}, "gate not passed yet", [], []),
         ({"gate_passed": True, "last": None}, "gate not passed yet", [], []),
+        ({"gate_passed": None, "status": "completed"}, "gate not passed yet", [], []),
     ],
 )
 def test_where_the_gate_passed(
@@ -73,6 +77,25 @@ def test_where_the_gate_passed(
     figure = drawn(run_dir)
     assert figure.get_suptitle() == title
     assert [green(axes) for axes in figure.axes] == [step, epoch]
+
+
+def test_rows_within_epochs_stand_at_their_steps(tmp_path: Path) -> None:
+    run_dir = walks(tmp_path / "run", 2, 50, periods=2)
+    write_result(run_dir, gate_passed=True, last={"epoch": 2, "step": 75})
+    figure = drawn(run_dir)
+    loss, gate = figure.axes
+    assert lines(gate)["edge"][0] == [25.0, 50.0, 75.0, 100.0]
+    assert lines(gate)["rule"][0] == [50.0, 75.0, 100.0]
+    assert (loss.get_xlabel(), gate.get_xlabel()) == ("optimizer step", "optimizer step")
+    assert loss.get_xlim() == gate.get_xlim()
+    assert green(loss) == green(gate) == [75.0]
+    assert figure.get_suptitle() == "gate passed at step 75; green: where it passed"
+
+
+def test_a_gate_that_was_never_asked_is_not_drawn(tmp_path: Path) -> None:
+    run_dir = walks(tmp_path / "run")
+    write_result(run_dir, status="completed", last={"epoch": 4, "step": 200})
+    assert gate_figure(Record(run_dir)) is None
 
 
 def test_metrics_of_different_size_have_an_axis_each(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ BINS = ("11_15", "1_5", "6_10", "16_16")  # by number, not by letter, and not as
 LABELS = ["1–5", "6–10", "11–15", "16"]
 
 
-def binned(run_dir: Path, epochs: int = 4) -> Path:
+def binned(run_dir: Path, epochs: int = 4, periods: int = 1) -> Path:
     rows = {"11_15": 0.7, "1_5": 0.9, "6_10": 0.8, "16_16": 0.6}
     return record(
         run_dir,
         epochs,
+        periods=periods,
         val=lambda e: {"loss": abs(e - 3) + 1.0, **{f"token_accuracy_len_{b}": rows[b] - 0.1 / e for b in BINS}},
     )
 
@@ -53,7 +54,7 @@ def test_test_results_of_best_and_last_weights(tmp_path: Path) -> None:
     assert found["test, best weights"] == [0.95, 0.85, 0.75, 0.5]
     assert found["test, last weights"][0] == 0.94 and np.isnan(found["test, last weights"][1:]).all()
     assert [text.get_text() for text in left.texts] == ["0.95", "0.85", "0.75", "0.5", "0.94"]
-    assert (left.get_xlabel(), left.get_ylabel()) == ("sample length (tokens)", "token_accuracy")
+    assert (left.get_xlabel(), left.get_ylabel()) == ("sample length", "token_accuracy")
     epochs = {name: values for name, values in lines(right).items() if name in LABELS}
     assert list(epochs) == LABELS
     assert epochs["11–15"] == [0.7 - 0.1 / e for e in (1, 2, 3, 4)]
@@ -74,6 +75,35 @@ def test_without_a_test_the_best_or_last_validation(
     run_dir = binned(tmp_path / "run")
     write_result(run_dir, **result)
     assert lines(drawn(run_dir).axes[0]) == {label: [v - 0.1 / epoch for v in (0.9, 0.8, 0.7, 0.6)]}
+
+
+def test_rows_within_epochs_stand_at_their_steps(tmp_path: Path) -> None:
+    run_dir = binned(tmp_path / "run", 2, periods=2)
+    figure = drawn(run_dir)
+    left, right = figure.axes
+    assert list(lines(left)) == ["validation, best step 30"]
+    assert lines(left)["validation, best step 30"] == [v - 0.1 / 3 for v in (0.9, 0.8, 0.7, 0.6)]
+    (bin_line,) = (line for line in right.get_lines() if line.get_label() == LABELS[0])
+    assert np.asarray(bin_line.get_xdata()).tolist() == [10.0, 20.0, 30.0, 40.0]
+    assert right.get_xlabel() == "optimizer step"
+    assert [float(np.asarray(d.get_xdata())[0]) for d in right.get_lines() if str(d.get_color()) == GREEN] == [30.0]
+    assert figure.get_suptitle() == "metrics by sample length; green line: best step"
+    write_result(run_dir, monitor="val_unknown", mode="max")
+    assert list(lines(drawn(run_dir).axes[0])) == ["validation, step 40"]
+
+
+def test_legends_stand_beside_the_points_and_name_no_unit(tmp_path: Path) -> None:
+    run_dir = binned(tmp_path / "run")
+    write_result(run_dir, test={name: {f"token_accuracy_len_{b}": 0.5 for b in BINS} for name in ("best", "last")})
+    with applied():
+        figure = drawn(run_dir)
+        rendered(figure, "png")
+    frames = [axes.get_window_extent() for axes in figure.axes]
+    legends = [legend for axes in figure.axes if (legend := axes.get_legend()) is not None]
+    assert [legend.get_title().get_text() for legend in legends] == ["", "length"]
+    boxes = [legend.get_window_extent() for legend in legends]
+    assert boxes[0].y0 >= frames[0].y1 and boxes[0].x1 < frames[1].x0
+    assert boxes[1].x0 >= frames[1].x1
 
 
 def test_a_row_for_each_metric_and_one_panel_for_one_epoch(tmp_path: Path) -> None:

@@ -21,20 +21,20 @@ def record(
     epochs: int = 6,
     steps_per_epoch: int = 20,
     *,
+    periods: int = 1,
     loss: Callable[[int], float] = lambda step: 0.2 + math.exp(-step / 40),
-    val: Callable[[int], dict[str, object]] = lambda epoch: {"loss": 1 / epoch, "recall": 1 - 1 / epoch},
+    val: Callable[[int], dict[str, object]] = lambda row: {"loss": 1 / row, "recall": 1 - 1 / row},
 ) -> Path:
-    """A run directory with the two tables of a training."""
+    """A run directory with the two tables of a training; metrics.csv has a row for each of the periods of an epoch."""
     run_dir.mkdir(exist_ok=True)
     lines = ["step,epoch,loss,lr"]
     lines += [f"{s},{(s - 1) // steps_per_epoch + 1},{loss(s)!r},0.001" for s in range(1, epochs * steps_per_epoch + 1)]
     (run_dir / "steps.csv").write_text("\n".join(lines) + "\n")
     lines = [",".join(["epoch", "step", "lr", "train_loss", *(f"val_{name}" for name in val(1)), "epoch_seconds"])]
-    for epoch in range(1, epochs + 1):
-        cells = [str(value) for value in val(epoch).values()]
-        lines.append(
-            ",".join([f"{epoch},{epoch * steps_per_epoch},0.001,{loss(epoch * steps_per_epoch)!r}", *cells, "0.1"])
-        )
+    for row in range(1, epochs * periods + 1):
+        epoch, step = (row - 1) // periods + 1, row * steps_per_epoch // periods
+        cells = [str(value) for value in val(row).values()]
+        lines.append(",".join([f"{epoch},{step},0.001,{loss(step)!r}", *cells, "0.1"]))
     (run_dir / "metrics.csv").write_text("\n".join(lines) + "\n")
     return run_dir
 

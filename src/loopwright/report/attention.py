@@ -30,8 +30,8 @@ _COLORS = "YlGnBu"
 def attention_figure(record: Record) -> Figure | None:
     """A map for each layer (row) and head (column): how much each query (y) attends to each key (x), from 0 to 1.
 
-    The longest sample is shown, without its padding. None where nothing was captured. Raises RunError where the capture
-    is damaged.
+    The longest sample is shown, without its padding, and at most four layers and heads, evenly chosen. None where
+    nothing was captured. Raises RunError where the capture is damaged.
     """
     if not record.captures:
         return None
@@ -41,7 +41,7 @@ def attention_figure(record: Record) -> Figure | None:
         return None
     shown = [(layer, _read(capture, name)) for layer, name in spread(layers, _MOST_PANELS)]
     num_samples = min(len(maps_SHQK) for _, maps_SHQK in shown)
-    sample, names = _sample(capture, record.token_names, num_samples)
+    sample, names, which = _sample(capture, record.token_names, num_samples)
     size = min(len(names) or _MOST_POSITIONS, _MOST_POSITIONS)
     num_heads = max(maps_SHQK.shape[1] for _, maps_SHQK in shown)
     heads = spread(range(num_heads), _MOST_PANELS)
@@ -67,9 +67,10 @@ def attention_figure(record: Record) -> Figure | None:
         format="%g",
     )
     bar.set_label("attention weight (square-root scale)", fontsize=8)
-    said = [f"attention at step {capture.step:,}", f"sample {sample + 1} of {num_samples}"]
+    said = [f"attention at step {capture.step:,}", which]
     said += [f"{len(shown)} of {len(layers)} layers"] if len(shown) < len(layers) else []
     said += [f"{len(heads)} of {num_heads} heads"] if len(heads) < num_heads else []
+    said[-1] += f" (at most {_MOST_PANELS} are drawn)" if max(len(layers), num_heads) > _MOST_PANELS else ""
     length = len(names) or max(maps_SHQK.shape[2] for _, maps_SHQK in shown)
     said += [f"the first {size} of {length} positions"] if size < length else []
     headline(figure, ", ".join(said))
@@ -86,16 +87,21 @@ def _read(capture: Capture, name: str) -> np.ndarray[Any, Any]:
     return maps_SHQK
 
 
-def _sample(capture: Capture, vocabulary: Sequence[str], num_samples: int) -> tuple[int, list[str]]:
-    """The longest sample, the first among equals, and the names of its tokens; no names where there are no tokens."""
+def _sample(capture: Capture, vocabulary: Sequence[str], num_samples: int) -> tuple[int, list[str], str]:
+    """The longest sample, the first among equals, the names of its tokens, and which one it is for the title.
+
+    No names where there are no tokens.
+    """
     tokens_ST = capture.tokens()
     if tokens_ST is None or not tokens_ST[:num_samples].size:
-        return 0, []
+        return 0, [], f"sample 1 of {num_samples}"
     lengths = real_positions(tokens_ST[:num_samples], vocabulary).sum(axis=1)
     sample = int(np.argmax(lengths))
     length = int(lengths[sample]) or tokens_ST.shape[1]
     tokens = tokens_ST[sample, :length].tolist()
-    return sample, [vocabulary[token] if 0 <= token < len(vocabulary) else str(token) for token in tokens]
+    names = [vocabulary[token] if 0 <= token < len(vocabulary) else str(token) for token in tokens]
+    number = f"{sample + 1} of {num_samples}"
+    return sample, names, f"sample {number}" if lengths.min() == lengths.max() else f"longest sample ({number})"
 
 
 def _draw(axes: Axes, map_QK: Array, norm: PowerNorm) -> None:
@@ -134,6 +140,6 @@ def _name_tokens(axes: Axes, names: Sequence[str], side: float) -> None:
     short = [literal(name if len(name) <= 6 else f"{name[:5]}\N{HORIZONTAL ELLIPSIS}") for name in names]
     # Points of a tick's room: an inch has 72, and letters leave a little space between them.
     size = min(8.0, 72 * side * 0.7 / len(names))
-    upright = max(map(len, short)) <= 2
+    upright = max(map(len, short)) <= 1
     axes.set_xticks(range(len(names)), short, rotation=0 if upright else 90, fontsize=size)
     axes.set_yticks(range(len(names)), short, fontsize=size)

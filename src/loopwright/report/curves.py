@@ -9,16 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loopwright.report.frame import LENGTH_BIN, Array, Columns, Record, series
+from loopwright.report.frame import LENGTH_BIN, Array, Columns, Record, row_axis, series
 from loopwright.report.style import (
     BLUE,
     GREEN,
     INK,
     LIGHT_BLUE,
     ORANGE,
+    ROW_LABELS,
     best_line,
     counted,
     dotted,
+    headline,
     no_value,
     plain_numbers,
     scaled,
@@ -31,52 +33,58 @@ _BINS = 1000
 
 
 def loss_figure(record: Record) -> Figure | None:
-    """Loss against the optimizer step: every step (light), its moving average, and both losses of each epoch."""
+    """Loss against the optimizer step: every step (light), its moving average, and both losses of each row.
+
+    A row's training loss is the mean of the steps since the row before: it stands in their middle. Its validation loss
+    is that of the weights at its last step.
+    """
     x_steps, per_step = series(record.steps, "step", "loss")
-    per_epoch = [(series(record.epochs, "step", f"{split}_loss"), split) for split in ("train", "val")]
-    drawn = [per_step, *(y for (_, y), _ in per_epoch)]
+    rows = record.epochs | {"middle": _middles(record.epochs)}
+    train, val = series(rows, "middle", "train_loss"), series(rows, "step", "val_loss")
+    drawn = [per_step, train[1], val[1]]
     if not any(len(y) for y in drawn):
         return None
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     if len(per_step):
         draw_steps(axes, x_steps, per_step)
-    for (x, y), split in per_epoch:
+    by_epoch = row_axis(rows) == "epoch"
+    for (x, y), label, color, line in (
+        (train, f"train, mean of each {'epoch' if by_epoch else 'period'}", INK, "" if dotted(train[1]) else "-"),
+        (val, f"validation, per {'epoch' if by_epoch else 'evaluation'}", ORANGE, "-"),
+    ):
         if len(y):
-            marker = dotted(y)
-            look: dict[str, Any] = (
-                {"color": INK, "linestyle": "" if marker else "-"} if split == "train" else {"color": ORANGE}
-            )
-            name = "train" if split == "train" else "validation"
-            axes.plot(x, y, marker=marker, markersize=3, label=counted(f"{name}, per epoch", y), zorder=3, **look)
+            name, marker = counted(label, y), dotted(y)
+            axes.plot(x, y, color=color, linestyle=line, marker=marker, markersize=3, label=name, zorder=3)
     axes.set_xlabel(step_label(record.epochs))
     scaled(axes, "loss", np.concatenate(drawn))
-    whole_numbers(axes, np.concatenate([x_steps, *(x for (x, _), _ in per_epoch)]), nbins=8)
+    whole_numbers(axes, np.concatenate([x_steps, train[0], series(rows, "step", "step")[0]]), nbins=8)
     axes.legend(loc="best")
     return figure
 
 
 def metrics_figure(record: Record) -> Figure | None:
-    """A small panel per validation metric against the epoch; the best epoch is marked in each.
+    """A small panel per validation metric against the epoch, or the step (`row_axis`); the best row is marked in each.
 
     Counts, of which neither more nor less is better, are left out as soon as a result says which metrics are judged.
     """
     epochs = record.epochs
     names = _judged([name for name in epochs if name.startswith("val_") and not LENGTH_BIN.match(name)], record.result)
-    names = [name for name in names if len(series(epochs, "epoch", name)[1])]
+    by = row_axis(epochs)
+    names = [name for name in names if len(series(epochs, by, name)[1])]
     if not names:
         return None
     num_columns = len(names) if len(names) <= 3 else min(4, math.ceil(math.sqrt(len(names))))
     num_rows = math.ceil(len(names) / num_columns)
     figure = Figure(figsize=(max(2.3 * num_columns, 4.0), 1.7 * num_rows + 0.4), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    best, rule = best_epoch(epochs, record.result)
+    best, rule = best_row(epochs, record.result)
     for axes, name in zip(grid, names, strict=False):
-        x, y = series(epochs, "epoch", name)
+        x, y = series(epochs, by, name)
         axes.plot(x, y, color=BLUE, marker=dotted(y), markersize=2.5)
         small_title(axes, name.removeprefix("val_"))
-        plain_numbers(axes, nbins=4)
-        whole_numbers(axes, series(epochs, "epoch", "epoch")[0], nbins=5)
+        plain_numbers(axes, nbins=4, values=y)
+        whole_numbers(axes, series(epochs, by, by)[0], nbins=5 if by == "epoch" else 3)
         if not np.isfinite(y).any():
             no_value(axes)
         for value in y[(x == best) & np.isfinite(y)]:
@@ -86,10 +94,10 @@ def metrics_figure(record: Record) -> Figure | None:
     for index, axes in enumerate(grid):
         if index >= len(names):
             axes.remove()
-        elif index + num_columns >= len(names):
-            axes.set_xlabel("epoch")
+        elif index // num_columns == num_rows - 1:  # a label above a missing panel would push the last row down
+            axes.set_xlabel(ROW_LABELS[by])
     if rule:
-        figure.suptitle(f"validation metrics; green: best epoch {best:.0f}, {rule}", fontsize=9, x=0.01, ha="left")
+        headline(figure, f"validation metrics; green: best {by} {best:,.0f}, {rule}")
     return figure
 
 
@@ -120,24 +128,36 @@ def draw_steps(axes: Axes, x: Array, y: Array) -> None:
 def step_label(epochs: Columns) -> str:
     """The name of the step axis, with the number of steps per epoch where all epochs have the same."""
     strides = set(np.diff(series(epochs, "step", "step")[1], prepend=0.0).tolist())
-    return f"optimizer step ({strides.pop():,.0f} per epoch)" if len(strides) == 1 else "optimizer step"
+    told = len(strides) == 1 and row_axis(epochs) == "epoch"
+    return f"optimizer step ({strides.pop():,.0f} per epoch)" if told else "optimizer step"
 
 
-def best_epoch(epochs: Columns, result: dict[str, Any]) -> tuple[float, str]:
-    """The best epoch and the rule it follows; (nan, "") where the record does not say which metric is watched."""
+def best_row(epochs: Columns, result: dict[str, Any]) -> tuple[float, str]:
+    """The epoch or step (`row_axis`) of the best row and the rule it follows.
+
+    (nan, "") where the record does not say which metric is watched.
+    """
+    by = row_axis(epochs)
     monitor = _monitor(epochs, result)
     mode = result.get("mode") or ("min" if monitor.endswith("loss") else None)
-    x, y = series(epochs, "epoch", monitor)
+    x, y = series(epochs, by, monitor)
     finite = np.isfinite(y)
     if mode not in ("min", "max") or not finite.any():
         return math.nan, ""
     best = result.get("best")
-    recorded = best.get("epoch") if isinstance(best, dict) else None
+    recorded = best.get(by) if isinstance(best, dict) else None
     order = y if mode == "min" else -y
-    epoch = (
-        float(recorded) if isinstance(recorded, int) and recorded in x else float(x[finite][np.argmin(order[finite])])
-    )
-    return epoch, f"{'lowest' if mode == 'min' else 'highest'} {monitor}"
+    at = float(recorded) if isinstance(recorded, int) and recorded in x else float(x[finite][np.argmin(order[finite])])
+    return at, f"{'lowest' if mode == 'min' else 'highest'} {monitor}"
+
+
+def _middles(epochs: Columns) -> list[float | None]:
+    """The middle of the steps that each row closes: those after the row before, its own included."""
+    steps = epochs.get("step", [])
+    return [
+        None if before is None or step is None else (before + 1 + step) / 2
+        for before, step in zip([0.0, *steps], steps, strict=False)
+    ]
 
 
 def _monitor(epochs: Columns, result: dict[str, Any]) -> str:

@@ -71,13 +71,20 @@ class Record:
 
 
 def metrics(run_dir: Path) -> Columns:
-    """The columns of `metrics.csv`, a row per epoch; no columns where there is no table yet."""
+    """The columns of `metrics.csv`, a row per epoch or per period; no columns where there is no table yet."""
     return read_columns(Path(run_dir) / "metrics.csv")
 
 
 def steps(run_dir: Path) -> Columns:
     """The columns of `steps.csv`, a row per optimizer step; no columns where there is no table."""
     return read_columns(Path(run_dir) / "steps.csv")
+
+
+def row_axis(epochs: Columns) -> str:
+    """The column of `metrics.csv` that tells its rows apart: `epoch` where each epoch has one, else `step`."""
+    numbers, _ = series(epochs, "epoch", "epoch")
+    steps, _ = series(epochs, "epoch", "step")
+    return "step" if len(set(numbers.tolist())) < len(numbers) == len(steps) else "epoch"
 
 
 def read_columns(path: Path) -> Columns:

@@ -1,4 +1,4 @@
-"""The gate of a run: `gate`, the loss of every step above, the gated metrics and their thresholds per epoch below."""
+"""The gate of a run: `gate`, the loss of every step above, the gated metrics of every evaluation below."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from loopwright.errors import RunError
 from loopwright.report.curves import draw_steps, step_label
-from loopwright.report.frame import Array, Columns, Record, series
+from loopwright.report.frame import Array, Columns, Record, row_axis, series
 from loopwright.report.style import (
     CATEGORIES,
+    ROW_LABELS,
     best_line,
     counted,
     dotted,
@@ -31,11 +32,13 @@ _SHARE = (-0.001, 1.001)  # metrics that all lie in here are shares and have one
 def gate_figure(record: Record) -> Figure | None:
     """Loss per step with its moving average; below it each gated metric, its threshold, and where the gate passed.
 
-    None for a run without a gate, or before its first epoch. Raises RunError where the recorded gate is damaged.
+    None for a run without a gate, before its first row, or where it ended without asking the gate (`train.overfit`).
+    Raises RunError where the recorded gate is damaged.
     """
     thresholds = _thresholds(record)
-    epochs, _ = series(record.epochs, "epoch", "epoch")
-    if not thresholds or not len(epochs):
+    by = row_axis(record.epochs)
+    x_rows, _ = series(record.epochs, by, by)
+    if not thresholds or not len(x_rows) or (record.result and "gate_passed" not in record.result):
         return None
     groups = _groups(record.epochs, thresholds)
     x_steps, per_step = series(record.steps, "step", "loss")
@@ -49,16 +52,16 @@ def gate_figure(record: Record) -> Figure | None:
         axes.set_xlabel(step_label(record.epochs))
         scaled(axes, "loss", per_step)
         whole_numbers(axes, x_steps, nbins=8)
-        if math.isfinite(passed[1]):
-            best_line(axes, passed[1])
+        if math.isfinite(passed["step"]):
+            best_line(axes, passed["step"])
         axes.legend(loc="best")
     for axes, group in zip(panels, groups, strict=True):
         _draw_metrics(axes, record.epochs, group, thresholds)
-        whole_numbers(axes, epochs, nbins=8)
-        axes.set_xlabel("epoch")
-        if math.isfinite(passed[0]):
-            best_line(axes, passed[0])
-    headline(figure, _said(record, passed[0]))
+        whole_numbers(axes, x_rows if by == "epoch" else np.concatenate([x_steps, x_rows]), nbins=8)
+        axes.set_xlabel(ROW_LABELS[by])
+        if math.isfinite(passed[by]):
+            best_line(axes, passed[by])
+    headline(figure, _said(record, by, passed[by]))
     return figure
 
 
@@ -67,7 +70,7 @@ def _draw_metrics(axes: Axes, epochs: Columns, group: list[str], thresholds: dic
     drawn: list[Array] = []
     order = list(thresholds)
     for name in group:
-        x, y = series(epochs, "epoch", name)
+        x, y = series(epochs, row_axis(epochs), name)
         color = CATEGORIES[order.index(name) % len(CATEGORIES)]
         shown = literal(name.removeprefix("val_"))
         if len(y):
@@ -78,7 +81,7 @@ def _draw_metrics(axes: Axes, epochs: Columns, group: list[str], thresholds: dic
         drawn += [y, np.array([threshold])]
     if not any(np.isfinite(y).any() for y in drawn):
         no_value(axes)
-    plain_numbers(axes)
+    plain_numbers(axes, values=np.concatenate(drawn))
     axes.set_ylabel(literal(group[0].replace("val_", "validation ", 1)) if len(group) == 1 else "gated metrics")
     num_columns = min(3, len(group)) if len(group) > 1 else 2
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=num_columns)
@@ -104,22 +107,19 @@ def _thresholds(record: Record) -> dict[str, float]:
     return {n if n.startswith(("val_", "train_")) else f"val_{n}": float(value) for n, value in gate.items()}
 
 
-def _passed(result: dict[str, Any]) -> tuple[float, float]:
-    """Epoch and step at which the gate passed: the last ones, since training stops there. nan where it has not."""
+def _passed(result: dict[str, Any]) -> dict[str, float]:
+    """`epoch` and `step` at which the gate passed: the last ones, since training stops there. nan where it has not."""
     last = result.get("last")
-    if result.get("gate_passed") is not True or not isinstance(last, dict):
-        return math.nan, math.nan
-    found = (last.get("epoch"), last.get("step"))
-    epoch, step = (float(value) if type(value) is int else math.nan for value in found)
-    return epoch, step
+    found = last if result.get("gate_passed") is True and isinstance(last, dict) else {}
+    return {by: float(found[by]) if type(found.get(by)) is int else math.nan for by in ("epoch", "step")}
 
 
-def _said(record: Record, epoch: float) -> str:
+def _said(record: Record, by: str, at: float) -> str:
     """How the gate stands, for the title."""
     hold = record.config["stop"].get("hold")
     held = f" ({hold} evaluations in a row)" if isinstance(hold, int) and hold > 1 else ""
-    if math.isfinite(epoch):
-        return f"gate passed at epoch {epoch:,.0f}{held}; green: where it passed"
+    if math.isfinite(at):
+        return f"gate passed at {by} {at:,.0f}{held}; green: where it passed"
     if record.result.get("gate_passed") is False:
         return f"gate not passed{held}"
     return f"gate not passed yet{held}"

@@ -36,6 +36,7 @@ from loopwright.report.style import (
 _MOST_PANELS = 4
 _MOST_POINTS = 600  # in a panel: enough to see the shape, and an SVG below a megabyte
 _MOST_CAPTURES = 50  # are read; of hundreds an even choice
+_DOT_SIZE = 12  # square points
 _LARGEST = 1e150  # what is larger, or not finite, is left out: its square is infinite
 
 
@@ -43,8 +44,8 @@ def hidden_figure(record: Record) -> Figure | None:
     """Above: the rows of each layer on their first two principal components. Below: relative change between captures.
 
     A token model's residual streams, else the captured outputs of the modules. The change of an array R between
-    neighbouring captures is |R - R'| / |R'| (Frobenius norms), of equal batches only. None where nothing was captured.
-    Raises RunError where a capture is damaged.
+    neighbouring captures is |R - R'| / |R'| (Frobenius norms), of equal batches only; fewer than three captures make no
+    curve and are drawn without it. None where nothing was captured. Raises RunError where a capture is damaged.
     """
     if not record.captures:
         return None
@@ -57,7 +58,7 @@ def hidden_figure(record: Record) -> Figure | None:
         return None
     # Every k-th capture, the newest included: the changes are all over equally many steps.
     captures = record.captures[:: -math.ceil(len(record.captures) / _MOST_CAPTURES)][::-1]
-    several = len(captures) > 1
+    several = len(captures) > 2
     figure = Figure(figsize=(max(4.6, 2.2 * len(shown) + 0.9), 2.5 + 2.2 * several), layout="constrained")
     rows = figure.add_gridspec(1 + several, len(shown), height_ratios=[1.0, 0.75][: 1 + several])
     panels = [figure.add_subplot(rows[0, column]) for column in range(len(shown))]
@@ -98,7 +99,6 @@ def _draw_states(figure: Figure, panels: list[Axes], states: dict[str, np.ndarra
         small_title(axes, name)
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
-        axes.set_aspect("equal", adjustable="datalim")
         kept = (np.abs(rows_ND) < _LARGEST).all(axis=1)
         if not kept.any():
             no_value(axes)
@@ -110,12 +110,14 @@ def _draw_states(figure: Figure, panels: list[Axes], states: dict[str, np.ndarra
             for color, token in zip(CATEGORIES, tokens.tolist(), strict=False):
                 at = tokens_N[kept] == token
                 named = literal(kinds.names[token]) if 0 <= token < len(kinds.names) else str(token)
-                axes.scatter(plane_N2[at, 0], plane_N2[at, 1], color=color, label=named, s=7, linewidths=0)
+                axes.scatter(plane_N2[at, 0], plane_N2[at, 1], color=color, label=named, s=_DOT_SIZE, linewidths=0)
         elif array.ndim == 3 and array.shape[1] > 1:
-            image = axes.scatter(plane_N2[:, 0], plane_N2[:, 1], c=positions_N[kept], cmap=ORDERED, s=7, linewidths=0)
+            image = axes.scatter(
+                plane_N2[:, 0], plane_N2[:, 1], c=positions_N[kept], cmap=ORDERED, s=_DOT_SIZE, linewidths=0
+            )
             image.set_clim(0, array.shape[1] - 1)
         else:
-            axes.scatter(plane_N2[:, 0], plane_N2[:, 1], color=BLUE, s=7, linewidths=0)
+            axes.scatter(plane_N2[:, 0], plane_N2[:, 1], color=BLUE, s=_DOT_SIZE, linewidths=0)
     if image is not None:
         figure.colorbar(image, ax=panels, label="position", aspect=25, pad=0.02, ticks=MaxNLocator(6, integer=True))
     labelled = next((axes for axes in reversed(panels) if axes.get_legend_handles_labels()[1]), None)

@@ -13,13 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loopwright.report.captures import spread
-from loopwright.report.curves import best_epoch
-from loopwright.report.frame import LENGTH_BIN, Array, Record, series
+from loopwright.report.curves import best_row
+from loopwright.report.frame import LENGTH_BIN, Array, Record, row_axis, series
 from loopwright.report.style import (
     BLUE,
     GREEN,
     ORANGE,
     ORDERED,
+    ROW_LABELS,
     best_line,
     dotted,
     headline,
@@ -34,7 +35,7 @@ _WEIGHTS = {"best": (GREEN, "o"), "last": (ORANGE, "s")}
 
 @dataclass(frozen=True, order=True)
 class Bin:
-    """The samples of `low` to `high` tokens."""
+    """The samples of length `low` to `high`, in the unit in which the task measures it."""
 
     low: int
     high: int
@@ -49,22 +50,23 @@ class Bin:
 def lengths_figure(record: Record) -> Figure | None:
     """A metric by length bin, on test with the best and the last weights where there is a test, else on validation.
 
-    Beside it the validation value of each bin over the epochs. A row for each metric that has bins.
+    Beside it the validation value of each bin over the epochs, or the steps (`row_axis`). A row for each metric that has
+    bins.
     """
     test = record.result.get("test")
     tested = {name: row for name, row in test.items() if isinstance(row, dict)} if isinstance(test, dict) else {}
     bins = _bins([*record.epochs, *(name for row in tested.values() for name in row)])
-    epochs = [x for metric, found in bins.items() for b in found for x in _over_epochs(record, metric, b)[0]]
-    if not any(_drawn(record, tested, metric, found) for metric, found in bins.items()) and not epochs:
+    rows = [x for metric, found in bins.items() for b in found for x in _over_rows(record, metric, b)[0]]
+    if not any(_drawn(record, tested, metric, found) for metric, found in bins.items()) and not rows:
         return None
-    several = len(set(epochs)) > 1
+    several = len(set(rows)) > 1
     figure = Figure(figsize=(7.2 if several else 4.2, 0.5 + 2.5 * len(bins)), layout="constrained")
     grid = figure.subplots(len(bins), 1 + several, squeeze=False)
     for row, (metric, found) in zip(grid, bins.items(), strict=True):
         _draw_bins(row[0], metric, found, _drawn(record, tested, metric, found))
         if several:
-            _draw_epochs(row[1], record, metric, found)
-    headline(figure, "metrics by sample length" + ("; green line: best epoch" if several else ""))
+            _draw_rows(row[1], record, metric, found)
+    headline(figure, "metrics by sample length" + (f"; green line: best {row_axis(record.epochs)}" if several else ""))
     return figure
 
 
@@ -85,33 +87,36 @@ def _draw_bins(axes: Axes, metric: str, bins: list[Bin], rows: Mapping[str, Arra
     axes.set_xlim(-0.6, len(bins) - 0.4)
     axes.margins(y=0.2)
     axes.grid(axis="x", visible=False)
-    plain_numbers(axes)
-    axes.set_xlabel("sample length (tokens)")
+    plain_numbers(axes, values=np.concatenate([np.array([]), *rows.values()]))
+    axes.set_xlabel("sample length")
     axes.set_ylabel(literal(metric))
-    if rows:
-        axes.legend(loc="best")
+    if rows:  # above the axes: among the points its markers would read as points
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, handletextpad=0.2)
 
 
-def _draw_epochs(axes: Axes, record: Record, metric: str, bins: list[Bin]) -> None:
-    """The validation value of each bin against the epoch, short samples dark and long ones light."""
+def _draw_rows(axes: Axes, record: Record, metric: str, bins: list[Bin]) -> None:
+    """The validation value of each bin against the epoch or the step, short samples dark and long ones light."""
+    by = row_axis(record.epochs)
+    drawn: list[Array] = []
     colors = matplotlib.colormaps[ORDERED](np.linspace(0.0, 0.85, len(bins)))
     for color, found in zip(colors, bins, strict=True):
-        x, y = _over_epochs(record, metric, found)
+        x, y = _over_rows(record, metric, found)
+        drawn.append(y)
         if len(y):
             axes.plot(x, y, color=color, marker=dotted(y), markersize=2.5, label=str(found))
-    best, _ = best_epoch(record.epochs, record.result)
+    best, _ = best_row(record.epochs, record.result)
     if math.isfinite(best):
         best_line(axes, best)
-    plain_numbers(axes)
-    whole_numbers(axes, series(record.epochs, "epoch", "epoch")[0], nbins=6)
-    axes.set_xlabel("epoch")
+    plain_numbers(axes, values=np.concatenate(drawn))
+    whole_numbers(axes, series(record.epochs, by, by)[0], nbins=6 if by == "epoch" else 4)
+    axes.set_xlabel(ROW_LABELS[by])
     axes.set_ylabel(f"validation {literal(metric)}")
     named = spread(axes.get_legend_handles_labels()[0], _MOST_NAMED)
-    axes.legend(handles=named, title="tokens", title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(handles=named, title="length", title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _drawn(record: Record, tested: Mapping[str, Mapping[str, Any]], metric: str, bins: list[Bin]) -> dict[str, Array]:
-    """The values by bin and what they are of: the test's where it has any, else those of the best or last epoch."""
+    """The values by bin and what they are of: the test's where it has any, else those of the best or last row."""
     rows = {
         name: np.array([_number(tested[name].get(b.column(metric))) for b in bins])
         for name in _WEIGHTS
@@ -120,14 +125,14 @@ def _drawn(record: Record, tested: Mapping[str, Mapping[str, Any]], metric: str,
     rows = {name: values for name, values in rows.items() if np.isfinite(values).any()}
     if rows:
         return rows
-    over = [_over_epochs(record, metric, b) for b in bins]
-    epochs = sorted({epoch for x, y in over for epoch in x[np.isfinite(y)].tolist()})
-    if not epochs:
+    over = [_over_rows(record, metric, b) for b in bins]
+    numbers = sorted({number for x, y in over for number in x[np.isfinite(y)].tolist()})
+    if not numbers:
         return {}
-    best, _ = best_epoch(record.epochs, record.result)
-    epoch, what = (best, "best epoch") if best in epochs else (epochs[-1], "epoch")
-    values = np.array([next(iter(y[x == epoch].tolist()), math.nan) for x, y in over])
-    return {f"validation, {what} {epoch:,.0f}": values}
+    best, _ = best_row(record.epochs, record.result)
+    number, which = (best, "best ") if best in numbers else (numbers[-1], "")
+    values = np.array([next(iter(y[x == number].tolist()), math.nan) for x, y in over])
+    return {f"validation, {which}{row_axis(record.epochs)} {number:,.0f}": values}
 
 
 def _bins(names: list[str]) -> dict[str, list[Bin]]:
@@ -138,8 +143,8 @@ def _bins(names: list[str]) -> dict[str, list[Bin]]:
     return {metric: sorted(bins) for metric, bins in found.items()}
 
 
-def _over_epochs(record: Record, metric: str, found: Bin) -> tuple[Array, Array]:
-    return series(record.epochs, "epoch", f"val_{found.column(metric)}")
+def _over_rows(record: Record, metric: str, found: Bin) -> tuple[Array, Array]:
+    return series(record.epochs, row_axis(record.epochs), f"val_{found.column(metric)}")
 
 
 def _number(value: Any) -> float:

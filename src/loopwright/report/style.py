@@ -25,6 +25,8 @@ LIGHT_BLUE, INK, GREY = "#BBD9EC", "#1A1A1A", "#767676"
 CATEGORIES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK, GREY)
 # Even steps of lightness (Nunez and others, 2018): what comes first is dark, what comes last is light.
 ORDERED = "cividis"
+# How the axis of the rows of metrics.csv is called.
+ROW_LABELS = {"epoch": "epoch", "step": "optimizer step"}
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -106,9 +108,27 @@ def dotted(y: Array, most: int = 60) -> str:
     return "o" if len(y) <= most else ""
 
 
-def plain_numbers(axes: Axes, nbins: int = 6) -> None:
-    """A y axis whose numbers are written out, without an offset."""
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=nbins))
+class _ShareLocator(MaxNLocator):
+    """Ticks of values that cannot leave 0..1, though the axis does to show dots at its ends in full."""
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        ticks = np.asarray(super().tick_values(vmin, vmax))
+        if not _inside(ticks[(ticks >= vmin) & (ticks <= vmax)]).all():
+            self.set_params(steps=[1, 2, 5, 10])  # 1 is a multiple of these
+            ticks = np.asarray(super().tick_values(max(vmin, 0.0), min(vmax, 1.0)))
+        return [float(tick) for tick in ticks]
+
+
+def _inside(values: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which values lie in 0..1, but for a rounding of the ticks."""
+    return np.asarray((values > -1e-9) & (values < 1 + 1e-9))
+
+
+def plain_numbers(axes: Axes, nbins: int = 6, values: Array | None = None) -> None:
+    """A y axis whose numbers are written out, without an offset; no tick beyond 0..1 where all `values` lie there."""
+    finite = np.array([]) if values is None else values[np.isfinite(values)]
+    share = bool(len(finite)) and bool(_inside(finite).all())
+    axes.yaxis.set_major_locator((_ShareLocator if share else MaxNLocator)(nbins=nbins))
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
 
 
