@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks.measure import Result
 from loopwright.config.durations import Duration
+from loopwright.engine.history import Ranking
 from loopwright.engine.loss import Loss
 from loopwright.engine.state import TrainState
 from loopwright.optim import fused
@@ -43,7 +44,7 @@ def _held(megabytes: int, quick: bool) -> Iterator[Result]:
         path = Path(root)
         lock = DirectoryLock(path / ".lock").acquire()
         settings = RecordSettings(checkpoint_every=Duration.parse("1 steps"))
-        recorder = RunRecorder(path, settings, monitor="val_loss", mode="min", seed=0, config={}, lock=lock)
+        recorder = RunRecorder(path, settings, ranking=Ranking("val_loss", "min"), seed=0, config={}, lock=lock)
         recorder.open(state)
         for step in range(1, (3 if quick else 7) + 2):
             state.step = step
