@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from loopwright.errors import ConfigError
 
@@ -28,6 +29,11 @@ def resolve_device(name: str) -> torch.device:
             )
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors are; the CPU for one without any."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from loopwright import clock
+from loopwright.engine.compute import device_of
 from loopwright.engine.ending import ended
 from loopwright.engine.evaluate import evaluate
 from loopwright.engine.finite import Diverged, diverged_message, explain, not_finite_metric, spoilt
@@ -69,7 +68,7 @@ class _Loop:
             raise ValueError("the task has no training batches")
         self.loader: Loader | None = loader
         self.batches = len(loader) if loader else 0
-        self.device = next(iter((*state.model.parameters(), *state.model.buffers())), torch.empty(0)).device
+        self.device = device_of(state.model)
         self.started = clock.monotonic()
         self.row_started = self.started - state.period.seconds
         self.stop: Stop | None = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from loopwright.engine.compute import device_of
 from loopwright.engine.finite import Diverged, explain
 from loopwright.engine.loss import Loss
 from loopwright.engine.period import Scalar, StepInfo
@@ -43,7 +44,7 @@ def steps(
     where a task breaks an agreement (leaves grad mode, autocast or a reseeded generator behind a yield; yields nothing;
     accumulates with several losses).
     """
-    device = _device(state)
+    device = device_of(state.model)
     on_cpu = device.type == "cpu"
     # An accelerator whose updates can be masked is not waited for: its losses are checked when they are read back.
     check_now = on_cpu or not state.masks
@@ -203,12 +204,6 @@ def _check_modes() -> None:
         raise RuntimeError("task.losses() yielded inside no_grad or inference_mode; close the block before the yield")
     if torch._C._is_any_autocast_enabled():
         raise RuntimeError("task.losses() yielded inside autocast; close the block before the yield")
-
-
-def _device(state: TrainState) -> torch.device:
-    for tensor in (*state.model.parameters(), *state.model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 def _detached(value: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loopwright.engine.compute import device_of
 from loopwright.engine.evaluate import evaluating
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.task import At, Split, Task
@@ -42,12 +43,11 @@ class Capture(Hook):
                 path.unlink()
 
     def on_step_end(self, info: Info) -> None:
-        device = next((p.device for p in (*info.model.parameters(), *info.model.buffers())), torch.device("cpu"))
         if self._batch is None:
             loader = self.task.loader(self.split)
             assert loader is not None, "building.plan has looked"
             self._batch = next(iter(loader.head(self.samples).epoch(0)))
-        at = At(self.streams, info.step, info.epoch, device)
+        at = At(self.streams, info.step, info.epoch, device_of(info.model))
         with evaluating(info.model), torch.inference_mode():
             self.streams.pin("capture", info.step)
             shown = self.task.internals(info.model, self._batch, at)

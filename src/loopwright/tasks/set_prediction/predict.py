@@ -8,6 +8,8 @@ from datetime import date
 import torch
 from torch import Tensor, nn
 
+from loopwright.engine.compute import device_of
+from loopwright.engine.evaluate import evaluating
 from loopwright.errors import DataError, UserError
 from loopwright.tasks.set_prediction.history import History
 from loopwright.tasks.set_prediction.metrics import ranking
@@ -30,8 +32,7 @@ def predict(
         raise DataError(
             f"the history has {end} events{until}, fewer than the window of {window}; use a later day or more events"
         )
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    x_1WF = torch.from_numpy(history.vectors[end - window : end]).to(device, torch.float32)[None]
+    x_1WF = torch.from_numpy(history.vectors[end - window : end]).to(device_of(model), torch.float32)[None]
     logits_1F = score(model, x_1WF)
     best = ranking(logits_1F)[0, :top_k]
     rows = zip(best.tolist(), logits_1F[0, best].tolist(), strict=True)
@@ -40,12 +41,6 @@ def predict(
 
 def score(model: nn.Module, x_BWF: Tensor) -> Tensor:
     """The logits (B, F) of windows (B, W, F), in evaluation and inference mode; every module's own mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits: Tensor = model(x_BWF)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.inference_mode():
+        logits: Tensor = model(x_BWF)
     return logits
