@@ -9,13 +9,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loopwright.config.node import Node
+from loopwright.engine.task import Metrics, Sums
 
 Noise = Callable[[str], torch.Generator] | None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A module that measures something of itself on the way to its output: how often its neurons fire, say."""
+
+    def measured(self, x: Tensor, noise: Noise = None) -> tuple[Any, Sums]:
+        """What `forward` returns, and {name: (sum, count)} by sample, under the names its configuration gives."""
+        ...
+
+
+def measured(model: nn.Module, x: Tensor, noise: Noise = None) -> tuple[Any, Sums]:
+    """A module's output, and what it measures of itself on the way: nothing, for most."""
+    return model.measured(x, noise) if isinstance(model, Measured) else (model(x, noise), {})
 
 
 class VectorModel(Node):
@@ -28,6 +44,10 @@ class VectorModel(Node):
 
 class SequenceModel(Node):
     """A model of windows: its module maps x (B, W, F) to the scores (B, F) of the next event."""
+
+    def metrics(self) -> Metrics:
+        """What its module's `measured` measures, and which way each is better; None: neither. By default nothing."""
+        return {}
 
     @abstractmethod
     def build(self, num_features: int, window: int) -> nn.Module:

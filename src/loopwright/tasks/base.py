@@ -29,6 +29,10 @@ class TaskConfig(Node):
     def metrics(self) -> Metrics:
         """The names that the task's `evaluate` returns, and which way each is better; None: neither (a count)."""
 
+    def metrics_of(self, model: Node | None) -> Metrics:
+        """The same for a given model, of which a task may ask what it measures of itself; by default nothing."""
+        return self.metrics()
+
     @abstractmethod
     def build(self, model: Node | None, *, batch_size: int, streams: Streams, device: torch.device) -> Task:
         """Read the data onto the device and make the task. Raises DataError."""

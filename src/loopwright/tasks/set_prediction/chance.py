@@ -7,9 +7,11 @@ highest is hypergeometric, and the mean over n windows has the variance of one w
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from math import comb, sqrt
 from statistics import NormalDist
+from typing import Any
 
 from loopwright.tasks.set_prediction.validate import NUM_PARTS, PARTS_PER_EVENT
 
@@ -50,6 +52,16 @@ def chance_interval(metric: str, n: int, level: float = LEVEL) -> tuple[float, f
     mean, variance = chance_moments(metric)
     reach = NormalDist().inv_cdf(0.5 + level / 2.0) * sqrt(variance / n)
     return max(mean - reach, 0.0), mean, min(mean + reach, 1.0)
+
+
+def chance_table(metrics: Iterable[str], num_windows: Mapping[str, int]) -> dict[str, Any]:
+    """What the record keeps of chance: `level`, and by split and metric `low`, `mean` and `high` of `chance_interval`."""
+    names = list(metrics)
+    splits = {
+        split: {name: dict(zip(("low", "mean", "high"), chance_interval(name, n), strict=True)) for name in names}
+        for split, n in num_windows.items()
+    }
+    return {"level": LEVEL, **splits}
 
 
 def standing(metric: str, value: float, n: int) -> str:

@@ -17,11 +17,11 @@ from loopwright.config.node import FilePath, Node, setting
 from loopwright.config.registry import register
 from loopwright.data.tensors import TensorLoader
 from loopwright.engine.loss import Loss
-from loopwright.engine.task import At, Direction, Split, Sums, Task
-from loopwright.models.base import SequenceModel
+from loopwright.engine.task import At, Direction, Metrics, Split, Sums, Task
+from loopwright.models.base import SequenceModel, measured
 from loopwright.streams import Streams
 from loopwright.tasks.base import TaskConfig
-from loopwright.tasks.set_prediction.chance import chance_interval, verdict
+from loopwright.tasks.set_prediction.chance import chance_interval, chance_table, verdict
 from loopwright.tasks.set_prediction.history import file_hash, read_history
 from loopwright.tasks.set_prediction.metrics import KS, per_sample, ranking, ranking_sums
 from loopwright.tasks.set_prediction.predict import score
@@ -100,6 +100,10 @@ class SetPredictionConfig(TaskConfig):
         """Loss, recall and hits among the 5 and 20 highest, and the mean reciprocal rank of the best true part."""
         return _METRICS
 
+    def metrics_of(self, model: Node | None) -> Metrics:
+        """`metrics`, then what the model measures of itself (the firing rates of a spiking one)."""
+        return {**self.metrics(), **(model.metrics() if isinstance(model, SequenceModel) else {})}
+
     def build(
         self, model: Node | None, *, batch_size: int, streams: Streams, device: torch.device
     ) -> SetPredictionTask:
@@ -114,7 +118,6 @@ class SetPredictionTask(Task):
     Letters of shapes: B samples, W events in a window, F parts (39).
     """
 
-    metrics = _METRICS
     monitor = SetPredictionConfig.monitor
 
     def __init__(
@@ -122,6 +125,7 @@ class SetPredictionTask(Task):
     ) -> None:
         data = config.data
         self.config, self.model_config, self.batch_size = config, model, batch_size
+        self.metrics = config.metrics_of(model)
         self.synthetic: Synthetic | None = None
         if data.path is None:
             self.synthetic = make_history(data.synthetic.rows, data.synthetic.signal, data.synthetic.seed)
@@ -159,17 +163,20 @@ class SetPredictionTask(Task):
 
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
         x_BWF, y_BF = batch
-        logits_BF = model(x_BWF)
+        logits_BF, own = measured(model, x_BWF)
         loss = F.binary_cross_entropy_with_logits(logits_BF, y_BF)
         if self.cardinality_weight > 0.0:
             loss = loss + self.cardinality_weight * _cardinality(logits_BF).mean()
-        return {"loss": (loss.double() * len(y_BF), len(y_BF)), **ranking_sums(logits_BF, y_BF)}
+        return {"loss": (loss.double() * len(y_BF), len(y_BF)), **ranking_sums(logits_BF, y_BF), **own}
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
     def facts(self) -> Mapping[str, Any]:
-        facts: dict[str, Any] = {"splits.json": {split: self._dates(split) for split in _SPLITS}}
+        splits = {split: self._dates(split) for split in _SPLITS}
+        ranked = [name for name in _METRICS if name != "loss"]
+        chance = chance_table(ranked, {split: dates["count"] for split, dates in splits.items()})
+        facts: dict[str, Any] = {"splits.json": splits, "chance.json": chance}
         if self.synthetic is not None:
             best = {f"best_recall_at_{k}": value for k, value in self.synthetic.best_recall_at_k.items()}
             facts["synthetic.json"] = {**self.config.data.synthetic.model_dump(), **best}
@@ -190,6 +197,11 @@ class SetPredictionTask(Task):
             if best - chance > 1e-9:
                 lines[-1] += f"; {split} closes {(value - chance) / (best - chance):.0%} of the gap from chance"
         return lines
+
+    def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
+        """`probability` and `target`, (S, F): how likely the model holds each part to be in the next event, and whether it is."""
+        x_SWF, y_SF = batch
+        return {"probability": model(x_SWF).sigmoid(), "target": y_SF}
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterator[Mapping[str, Any]]:
         """A row per window; `index` is t, the first of its events counted from 0, `date` the day of the target."""
