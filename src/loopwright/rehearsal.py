@@ -51,7 +51,7 @@ def rehearse(recipe: Recipe) -> list[str]:
                 at = At(built.streams, 1, 1, device)
                 with evaluating(state.model), torch.inference_mode():
                     measured = task.measure(state.model, next(iter(val.epoch(0))), at)
-                sums = {k: (float(v) if isinstance(v, Tensor) else v, n) for k, (v, n) in measured.items()}
+                sums = {k: (v.tolist() if isinstance(v, Tensor) else v, n) for k, (v, n) in measured.items()}
                 shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
                 lines.append(f"one evaluation batch: {shown}")
     return [*lines, "nothing was written"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,10 +19,22 @@ def command() -> None:
 @command.command("validate")
 @click.argument("file", type=click.Path(path_type=Path))
 def validate_(file: Path) -> int:
-    """Five checks of a set-prediction history, all run even if an earlier one fails; exit 2 when one does."""
+    """Check a CSV history of task=set_prediction, or an HDF5 file of task.data=events.
+
+    All checks run even if an earlier one fails; exit 2 when one does.
+    """
+    from loopwright.tasks.autoencoder.validate import is_hdf5
+
+    if is_hdf5(file):
+        from loopwright.tasks.autoencoder.validate import validate as validate_events
+
+        return _reported(validate_events(file))
     from loopwright.tasks.set_prediction.validate import validate
 
-    report = validate(file)
+    return _reported(validate(file))
+
+
+def _reported(report: Any) -> int:
     for line in report.lines():
         click.echo(line)
     return 0 if report.ok else 2
@@ -57,3 +71,34 @@ def set_prediction(rows: int, signal: float, seed: int, file: Path, json_line: b
     if json_line:
         click.echo(dumps({"file": str(file), "rows": rows, "signal": signal, "best_reachable": best}))
     return 0
+
+
+@make.command("events")
+@click.option("--rows", type=click.IntRange(7), default=20_000, show_default=True, help="Events of all three sets.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", "file", type=click.Path(path_type=Path), required=True, help="The HDF5 file to write.")
+@options.json_line
+def events(rows: int, seed: int, file: Path, json_line: bool) -> int:
+    """Collision events with planted laws, for task.data=events: momentum is conserved, pairs have a mass."""
+    from loopwright.record.files import dumps
+    from loopwright.tasks.autoencoder.write import write_events
+
+    counts = write_events(file, rows, seed, _progress(rows))
+    sets = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    click.echo(f"wrote {file}: {rows:,} events ({sets})")
+    if json_line:
+        click.echo(dumps({"file": str(file), "rows": rows, "seed": seed, "sets": counts}))
+    return 0
+
+
+def _progress(rows: int) -> Callable[[int], None]:
+    """A line on stderr for every tenth of a long work (a million rows take some seconds)."""
+    tenths = 0
+
+    def written(done: int) -> None:
+        nonlocal tenths
+        if rows >= 1_000_000 and done * 10 // rows > tenths:
+            tenths = done * 10 // rows
+            click.echo(f"{tenths * 10} %: {done:,} of {rows:,} events", err=True)
+
+    return written
