@@ -1,6 +1,6 @@
-"""What a recipe can name: our own parts, listed here, and those that installed packages add by entry point.
+"""What a recipe can name: our own parts, declared here, and those that installed packages add by entry point.
 
-A package registers its parts by importing the module that declares them:
+A package registers its parts by importing the module that holds them:
 
     [project.entry-points."loopwright.plugins"]
     mine = "my_package.parts"
@@ -8,34 +8,74 @@ A package registers its parts by importing the module that declares them:
 
 from __future__ import annotations
 
-import importlib
 import logging
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 
+from loopwright.config.registry import declare
+
 log = logging.getLogger("loopwright")
 
-_BUILTIN = (
-    "loopwright.models.mlp",
-    "loopwright.models.gru",
-    "loopwright.models.frequency",
-    "loopwright.models.transformer",
-    "loopwright.optim.optimizers",
-    "loopwright.optim.schedules",
-    "loopwright.optim.hyperbolic",
-    "loopwright.tasks.regex.task",
-    "loopwright.tasks.regression.task",
-    "loopwright.tasks.set_prediction.task",
-    "loopwright.tasks.walks.task",
-    "loopwright.tasks.python",
-)
+# Group -> module -> the names it registers. A module is imported when one of its names is asked for.
+_BUILTIN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "task": {
+        "tasks.autoencoder.task": ("autoencoder",),
+        "tasks.python": ("python",),
+        "tasks.regex.task": ("regex",),
+        "tasks.regression.task": ("regression",),
+        "tasks.set_prediction.task": ("set_prediction",),
+        "tasks.walks.task": ("walks",),
+    },
+    "task/data": {
+        "tasks.autoencoder.digits": ("digits",),
+        "tasks.autoencoder.events": ("events",),
+        "tasks.regression.data": ("csv", "diabetes", "linear", "parquet", "wave"),
+    },
+    "task/loss": {"tasks.regression.losses": ("bce_with_logits", "cross_entropy", "huber", "l1", "mse")},
+    "task/encoder": {
+        "models.autoencoder.diffusion": ("diffusion",),
+        "models.autoencoder.gan": ("gan",),
+        "models.autoencoder.gnn": ("gnn",),
+        "models.autoencoder.mlp": ("mlp",),
+    },
+    "task/decoder": {
+        "models.autoencoder.diffusion": ("diffusion",),
+        "models.autoencoder.gan": ("gan",),
+        "models.autoencoder.gnn": ("gnn",),
+        "models.autoencoder.mlp": ("mlp",),
+    },
+    "task/latent": {
+        "models.autoencoder.latents": ("linear", "none"),
+        "models.autoencoder.vq": ("vq",),
+    },
+    "task/loop": {
+        "tasks.autoencoder.adversarial": ("gan",),
+        "tasks.autoencoder.denoising": ("diffusion",),
+        "tasks.autoencoder.reconstruction": ("ae",),
+    },
+    "model": {
+        "models.frequency": ("frequency",),
+        "models.gru": ("gru",),
+        "models.mlp": ("mlp",),
+        "models.spiking_mlp": ("spiking_mlp",),
+        "models.spiking_transformer": ("spiking_transformer",),
+        "models.transformer": ("transformer",),
+    },
+    "optim": {"optim.optimizers": ("adam", "adamw", "sgd")},
+    "schedule": {
+        "optim.hyperbolic": ("exp_hyperbolic", "hyperbolic"),
+        "optim.schedules": ("constant", "cosine", "plateau", "step", "warmup_cosine", "warmup_linear"),
+    },
+    "plots": {"report.settings": ("full", "minimal", "none", "standard")},
+}
 
 
 @cache
 def load_builtin() -> None:
-    """Register everything once; a plug-in that fails to import is reported and left out."""
-    for module in _BUILTIN:
-        importlib.import_module(module)
+    """Declare our own names once, and import what plug-ins register; one that fails to is reported and left out."""
+    for group, modules in _BUILTIN.items():
+        declare(group, {name: f"loopwright.{module}" for module, names in modules.items() for name in names})
     for entry in entry_points(group="loopwright.plugins"):
         try:
             entry.load()

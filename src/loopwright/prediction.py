@@ -12,8 +12,6 @@ from loopwright.errors import RunError
 from loopwright.evaluation import restore
 from loopwright.record.read import read_config
 from loopwright.streams import isolated
-from loopwright.tasks.set_prediction.predict import predict
-from loopwright.tasks.set_prediction.task import SetPredictionTask
 
 
 def predict_run(
@@ -29,6 +27,10 @@ def predict_run(
 
     Raises RunError for a run of another task, DataError where there are too few events by then.
     """
+    # Here, so that a training of another task does not import this one.
+    from loopwright.tasks.set_prediction.predict import predict
+    from loopwright.tasks.set_prediction.task import SetPredictionTask
+
     path = Path(run)
     recipe = compose(base=read_config(path), allow_import=allow_import, config_dir=config_dir).recipe
     device = resolve_device(recipe.device)

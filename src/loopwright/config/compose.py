@@ -30,7 +30,19 @@ from loopwright.plugins import load_builtin
 PACKAGED = Path(__file__).parent.parent / "conf"
 DEFAULT_EXPERIMENT = "regression_diabetes"
 # The keys that take a choice by name, as groups.
-CHOICES = ("task", "task/data", "model", "optim", "schedule")
+CHOICES = (
+    "task",
+    "task/data",
+    "task/loss",
+    "task/encoder",
+    "task/decoder",
+    "task/latent",
+    "task/loop",
+    "model",
+    "optim",
+    "schedule",
+    "plots",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,11 @@ def trajectory(node: Node) -> dict[str, Any]:
         if not shapes_trajectory(field) or (isinstance(node, Recipe) and name == "seed"):
             continue
         value = getattr(node, name)
-        if isinstance(value, Node):
+        if isinstance(value, Node) and isinstance(dumped[name], str):
+            # A choice without keys that is written as its name.
+            if dumped[name] != field.default:
+                kept[name] = dumped[name]
+        elif isinstance(value, Node):
             below = trajectory(value)
             if choice_of(field) is not None:
                 below = {"name": dumped[name]["name"], **below}

@@ -3,6 +3,9 @@
 A choice is a frozen configuration class with a `name` field and a `build(...)` method; run-time objects (a module, the
 number of inputs) are arguments of `build`, never fields. `Choice(group)` is the annotation for a key that takes one.
 
+Our own names are declared with the module that holds them, which is imported when the name is asked for: a run of one
+task does not pay for the others.
+
 A name may also be an import path, `package.module:Class`, of a class that declares `name: str`. It is only followed
 where `imports_allowed` permits its package: always for what the user writes, never for a recorded recipe by itself.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ from pydantic_core import PydanticCustomError
 from loopwright.config.node import Node
 
 _registry: dict[str, dict[str, type[Node]]] = {}
+# Names whose module has not been imported yet, or has: group -> name -> module.
+_declared: dict[str, dict[str, str]] = {}
 # None: every import path may be followed; otherwise the packages that may.
 _allowed: ContextVar[frozenset[str] | None] = ContextVar("imports_allowed", default=frozenset())
 Aliases = Callable[[str], type[Node] | None]
@@ -38,6 +43,9 @@ def register(group: str, name: str) -> Callable[[N], N]:
     """
 
     def add(cls: N) -> N:
+        module = _declared.get(group, {}).get(name, cls.__module__)
+        if module != cls.__module__:
+            raise ValueError(f"{group} {name!r} is already registered by {module}")
         taken = _registry.setdefault(group, {}).setdefault(name, cls)
         if taken is not cls and taken.__qualname__ != cls.__qualname__:
             raise ValueError(f"{group} {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
@@ -47,14 +55,26 @@ def register(group: str, name: str) -> Callable[[N], N]:
     return add
 
 
+def declare(group: str, modules: Mapping[str, str]) -> None:
+    """Say which module registers each of these names, without importing it yet."""
+    _declared.setdefault(group, {}).update(modules)
+
+
 def names(group: str, base: type[Node] = Node) -> list[str]:
-    """The names a group offers (those whose class derives from `base`), sorted."""
-    return sorted(name for name, cls in _registry.get(group, {}).items() if issubclass(cls, base))
+    """The names a group offers (those whose class derives from `base`), sorted. Imports the group's modules."""
+    return sorted(name for name in _known(group) if issubclass(lookup(group, name), base))
 
 
 def lookup(group: str, name: str) -> type[Node]:
-    """The class behind a name. Raises KeyError."""
-    return _registry[group][name]
+    """The class behind a name, its module imported. Raises KeyError."""
+    registered = _registry.setdefault(group, {})
+    if name not in registered:
+        importlib.import_module(_declared[group][name])
+    return registered[name]
+
+
+def _known(group: str) -> set[str]:
+    return {*_declared.get(group, {}), *_registry.get(group, {})}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -73,7 +93,7 @@ class ChoiceOf:
 
     def find(self, name: str) -> type[Node] | None:
         """The class behind a name, an alias or an allowed import path; None where there is none."""
-        cls = _registry.get(self.group, {}).get(name)
+        cls = lookup(self.group, name) if name in _known(self.group) else None
         if cls is None and ":" in name:
             cls = _imported(name)
         if cls is None and self.aliases is not None:

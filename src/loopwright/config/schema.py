@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from loopwright.config.node import Node, setting
-from loopwright.config.registry import Choice, ChoiceOf, names, nearest
+from loopwright.config.registry import Choice, ChoiceOf, lookup, names, nearest
 from loopwright.engine.settings import StopSettings, TrainSettings
 from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
@@ -19,6 +19,7 @@ from loopwright.hooks.settings import HookSettings
 from loopwright.optim.optimizers import OPTIM
 from loopwright.optim.torch_schedules import SCHEDULE
 from loopwright.record.settings import RecordSettings
+from loopwright.report.settings import PLOTS
 from loopwright.tasks.base import TaskConfig
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -45,8 +46,9 @@ class Recipe(Node):
     stop: StopSettings = setting(StopSettings(), "when training ends early, and which metric `best` follows")
     record: RecordSettings = setting(RecordSettings(), "what is written, and how often", trajectory=False)
     hooks: HookSettings = setting(HookSettings(), "observers of a run", trajectory=False)
-    plots: Literal["minimal", "none"] = setting(
-        "minimal", "figures drawn from the record: minimal (curves at the end) or none", trajectory=False
+    plots: PLOTS = setting("standard", "which figures are drawn from the record, and when", trajectory=False)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = setting(
+        (), "where every row of metrics.csv goes as well", trajectory=False
     )
 
     @field_validator("name")
@@ -106,9 +108,10 @@ class Recipe(Node):
             yield f"`model` is {model}; the task {task} takes one of: {', '.join(names('model', wanted))}"
 
     def _metric_problems(self) -> Iterator[str]:
-        known = [f"val_{name}" for name, direction in self.task.metrics().items() if direction is not None]
+        metrics = self.task.metrics_of(self.model)
+        known = [f"val_{name}" for name, direction in metrics.items() if direction is not None]
         measured = f"the task measures: {', '.join(known)}"
-        counts = {f"val_{name}" for name, direction in self.task.metrics().items() if direction is None}
+        counts = {f"val_{name}" for name, direction in metrics.items() if direction is None}
         undirected = "of which neither more nor less is better, so nothing can follow it"
         if self.stop.monitor is not None and self.monitor in counts:
             yield f"`stop.monitor` is {self.stop.monitor!r}, {undirected}; {measured}"
@@ -131,7 +134,7 @@ class Recipe(Node):
     @property
     def mode(self) -> Direction:
         """`min` or `max`: the recipe's word, else the task's for that metric."""
-        return self.stop.mode or self.task.metrics().get(self.monitor.removeprefix("val_")) or "min"
+        return self.stop.mode or self.task.metrics_of(self.model).get(self.monitor.removeprefix("val_")) or "min"
 
 
 def prefixed(metric: str) -> str:
@@ -236,7 +239,7 @@ def _lines(problems: list[ErrorDetails], tree: Mapping[str, Any]) -> list[str]:
         key, given, message, kind = _key(problem["loc"], tree), problem["input"], problem["msg"], problem["type"]
         if kind == "extra_forbidden":
             known = [dotted for dotted, _, _ in walk(Recipe, tree)]
-            message = f"there is no such key{_nearest_key(key, known)}"
+            message = f"there is no such key{_owners(key) or _nearest_key(key, known)}"
             lines[key, f"`{key}` is {_shown(given)}: "] = [message]
         elif kind == "missing":
             lines[key, f"`{key}` is missing; "] = ["give it a value"]
@@ -277,6 +280,14 @@ def _key(loc: tuple[int | str, ...], tree: Any) -> str:
 
 def _may_be_null(key: str, tree: Any) -> bool:
     return any(dotted == key and type(None) in get_args(field.annotation) for dotted, field, _ in walk(Recipe, tree))
+
+
+def _owners(key: str) -> str:
+    """A hint for a key that another choice of the same part has: `task.encoder` where the task is a regression."""
+    part, _, leaf = key.partition(".")
+    choice = choice_of(Recipe.model_fields[part]) if part in Recipe.model_fields else None
+    owners = [name for name in names(choice.group) if leaf in lookup(choice.group, name).model_fields] if choice else []
+    return f"; with {' or '.join(f'{part}={name}' for name in owners)} there is" if owners else ""
 
 
 def _nearest_key(key: str, known: list[str]) -> str:
