@@ -16,13 +16,35 @@ from typing import Any
 
 import torch
 
-from benchmarks import checkpoint_hold, engine_overhead, fixed_cost, generation, gru, mlp, transformer, walks_data
+from benchmarks import (
+    checkpoint_hold,
+    engine_overhead,
+    figures,
+    fixed_cost,
+    generation,
+    gru,
+    mlp,
+    spiking,
+    transformer,
+    walks_data,
+)
 from benchmarks.measure import Result, hardware
 
 RESULTS = Path(__file__).parent / "results"
 CLAIMS = {
     module.__name__.rsplit(".", 1)[1]: module
-    for module in (mlp, gru, engine_overhead, fixed_cost, checkpoint_hold, transformer, generation, walks_data)
+    for module in (
+        mlp,
+        gru,
+        spiking,
+        engine_overhead,
+        fixed_cost,
+        checkpoint_hold,
+        transformer,
+        generation,
+        walks_data,
+        figures,
+    )
 }
 
 

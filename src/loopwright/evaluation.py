@@ -17,6 +17,7 @@ from loopwright.engine.evaluate import evaluate, evaluating
 from loopwright.engine.state import load_weights
 from loopwright.engine.task import Split
 from loopwright.errors import RunError
+from loopwright.hooks.views import views, write_arrays
 from loopwright.record.checkpoint import fits
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Entry, Index
@@ -66,6 +67,7 @@ def evaluate_run(
                 raise RunError(f"--split {split}: this task has no {split} split; it has {' and '.join(others)}")
             with evaluating(built.state.model):
                 rows = list(built.task.examples(built.state.model, split, device))
+            shown = views(built.task, built.state.model, split, built.streams, step=entry.step, epoch=entry.epoch)
     folder = path / "evaluation"
     folder.mkdir(exist_ok=True)
     label = f"{split}_{checkpoint}"
@@ -77,6 +79,9 @@ def evaluate_run(
     if rows:
         files.append(folder / f"{label}_examples.csv")
         write_atomic(files[1], _csv(rows))
+    if shown:
+        files.append(folder / f"{label}_views.npz")
+        write_arrays(files[-1], shown)
     remarks = tuple(built.task.remarks(split, metrics))
     return Evaluation(
         str(path), split, checkpoint, entry.epoch, entry.step, metrics, remarks, tuple(str(file) for file in files)

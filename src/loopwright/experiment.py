@@ -22,12 +22,15 @@ from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import MemoryRecorder
-from loopwright.engine.state import load_weights
+from loopwright.engine.state import load_weights, snapshot
 from loopwright.engine.stop import Gate
-from loopwright.engine.task import Task
+from loopwright.engine.task import Split, Task
 from loopwright.errors import ConfigError, LoopwrightError, RunError
 from loopwright.hooks.capture import Capture
+from loopwright.hooks.figures import LiveFigures
 from loopwright.hooks.timing_probe import TimingProbe
+from loopwright.hooks.trackers import finish, tracking
+from loopwright.hooks.views import EpochViews, has_views, views, write_arrays
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
 from loopwright.record.provenance import Provenance, drift, pip_freeze
@@ -146,6 +149,7 @@ def _train(
     where.begin_session(host=environment["host"], pid=os.getpid(), versions=versions, step_from=state.step)
     if keep_initial and not resumed:
         recorder.keep_initial(state)
+    trackers = tracking(recipe.trackers, where.path)
     end = "failed"
     try:
         with _machine_explained(built):
@@ -155,13 +159,15 @@ def _train(
                 wanted,
                 built.streams,
                 recorder=recorder,
-                hooks=(*_own_hooks(built, where.path), *hooks),
+                hooks=(*_own_hooks(built, where.path), *trackers, *hooks),
                 interrupted=interrupt,
             )
         if outcome.status != "interrupted":
             recorder.finish()
         end = outcome.status
         outcome = _with_curves(outcome, recipe)
+        if set(recipe.plots.at_end()) - {"losses"} and outcome.epochs and outcome.status != "interrupted":
+            _write_views(built, outcome, recorder.weights("best"), where.path / "evaluation")
         recorder.close()
         where.write_result(result(outcome, built))
     except BaseException as error:
@@ -171,8 +177,10 @@ def _train(
     finally:
         recorder.close()
         where.end_session(end, state.step)
-    if recipe.plots != "none" and outcome.epochs and outcome.status != "interrupted":
-        background.draw_later(where.path)
+        finish(trackers, interrupt)
+    families = recipe.plots.at_end()
+    if families and outcome.epochs and outcome.status != "interrupted":
+        background.draw_later(where.path, families, each_epoch=recipe.plots.every_epoch)
     return outcome
 
 
@@ -188,7 +196,7 @@ def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> 
                 plan(built),
                 built.streams,
                 recorder=recorder,
-                hooks=(*_own_hooks(built, None), *hooks),
+                hooks=(*_own_hooks(built, None), *tracking(recipe.trackers, None), *hooks),
                 interrupted=interrupt,
             )
         return _with_curves(outcome, recipe)
@@ -201,7 +209,33 @@ def _own_hooks(built: Built, run: Path | None) -> list[Hook]:
     if capture.every and run is not None:
         shown = Capture(built.task, built.streams, run / "captures", capture.split, capture.samples)
         hooks.append(every(capture.every, shown))
+    plots = built.recipe.plots
+    if plots.every_epoch and run is not None:
+        hooks.append(EpochViews(built.task, built.streams, run / "captures"))
+    if plots.while_training() and run is not None:
+        hooks.append(LiveFigures(run, plots.while_training(), each_epoch=plots.every_epoch))
     return hooks
+
+
+def _write_views(built: Built, outcome: Outcome, best: Mapping[str, Any] | None, folder: Path) -> None:
+    """What the best weights make of a few samples, for the figures. Never fatal: a training that is done is done."""
+    model, row = built.state.model, outcome.best
+    if best is None or row is None or not has_views(built.task):
+        return
+    split: Split = next((split for split in ("test", "val") if built.task.loader(split) is not None), "train")
+    held = snapshot(built.state.model_state())
+    try:
+        load_weights(model, best)
+        shown = views(
+            built.task, model, split, built.streams, step=int(row["step"] or 0), epoch=int(row["epoch"] or 0)
+        )
+        if shown:
+            folder.mkdir(exist_ok=True)
+            write_arrays(folder / f"{split}_best_views.npz", shown)
+    except Exception as error:
+        log.warning("what some figures show could not be measured: %s: %s", type(error).__name__, error)
+    finally:
+        load_weights(model, held)
 
 
 def _values(task: Task, gate: Gate | None, history: History, losses: list[float | None]) -> Mapping[str, Any]:

@@ -20,6 +20,8 @@ from loopwright.report.frame import Record
 from loopwright.report.style import BLUE, GREEN, applied, rendered
 from support.records import record, write_result
 
+CURVES = ("losses", "metrics")
+
 
 def metrics_figure(run_dir: Path) -> Figure:
     figure = curves.metrics_figure(Record(run_dir))
@@ -73,13 +75,13 @@ def test_damage_is_named_by_its_line(tmp_path: Path, content: str, message: str)
 
 def test_draw_writes_both_figures_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     run_dir = record(tmp_path / "run")
-    written = draw(run_dir)
-    assert [path.name for path in written] == ["loss.svg", "loss.png", "metrics.svg", "metrics.png"]
+    written = draw(run_dir, CURVES)
+    assert [path.name for path in written] == ["losses.svg", "losses.png", "metrics.svg", "metrics.png"]
     assert sorted((run_dir / "figures").iterdir()) == sorted(written)
     first = [path.read_bytes() for path in written]
     assert first[0].startswith(b"<?xml") and first[1].startswith(b"\x89PNG")
     with matplotlib.rc_context({"lines.linewidth": 9.0, "svg.hashsalt": None}):  # a person's own matplotlibrc
-        assert [path.read_bytes() for path in draw(run_dir)] == first
+        assert [path.read_bytes() for path in draw(run_dir, CURVES)] == first
 
 
 def test_loss_figure_shows_steps_mean_and_epochs(tmp_path: Path) -> None:
@@ -130,6 +132,43 @@ def test_losses_over_orders_of_magnitude_get_a_log_axis(tmp_path: Path) -> None:
     assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "loss (log scale)")
     (axes,) = loss_figure(record(tmp_path / "run", loss=lambda step: -(10.0 ** (-step / 30)))).axes
     assert axes.get_yscale() == "linear"
+
+
+def _add_columns(table: Path, **columns: list[object]) -> None:
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    for name, values in columns.items():
+        for row, cell in zip(rows, [name, *values], strict=True):
+            row.append(str(cell))
+    table.write_text("\n".join(map(",".join, rows)) + "\n")
+
+
+def test_parts_of_the_loss_have_panels_of_their_own(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", 3, 10, val=lambda e: {"loss": 1 / e, "tokens": e / 4, "accuracy": 1.0})
+    parts = {"tokens": [3.0, 2.0, 1.0], "adversarial": [0.001, 1.0, "nan"]}
+    _add_columns(run_dir / "steps.csv", **{name: [1.0] * 30 for name in (*parts, "lr_of_steps", "grad_norm")})
+    _add_columns(run_dir / "metrics.csv", **{f"train_{name}": values for name, values in parts.items()})
+    figure = loss_figure(run_dir)
+    main, *panels = figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["tokens", "adversarial (log)"]
+    points = [
+        (np.asarray(drawn.get_xdata()).tolist(), np.asarray(drawn.get_ydata()).tolist()) for drawn in panels[0].lines
+    ]
+    assert points == [([5.5, 15.5, 25.5], [3.0, 2.0, 1.0]), ([10.0, 20.0, 30.0], [0.25, 0.5, 0.75])]
+    assert [axes.get_xlabel() for axes in panels] == ["optimizer step", "optimizer step"]
+    assert panels[1].get_yscale() == "log"
+    assert {axes.get_xlim() for axes in panels} == {main.get_xlim()}
+    assert line(figure, "validation, per epoch")[1] == [1.0, 0.5, 1 / 3]
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3), (30, 3)])
+def test_any_number_of_parts(tmp_path: Path, count: int, lines: int) -> None:
+    run_dir = record(tmp_path / "run", 2, 5)
+    parts: dict[str, list[object]] = {f"part_{number}": [1.0, "inf"] for number in range(count)}
+    _add_columns(run_dir / "steps.csv", **{name: [1.0] * 10 for name in parts})
+    _add_columns(run_dir / "metrics.csv", **{f"train_{name}": values for name, values in parts.items()})
+    figure = loss_figure(run_dir)
+    assert len(figure.axes) == 1 + min(count, 9)
+    assert figure.get_figheight() == pytest.approx(3.6 + 1.6 * lines)
 
 
 def test_many_steps_are_drawn_as_ranges(tmp_path: Path) -> None:
@@ -264,7 +303,7 @@ def test_gaps_and_missing_cells(tmp_path: Path) -> None:
     assert x == [2.0, 4.0, 6.0]
     _, values = line(loss_figure(run_dir), "train, per step (2 not finite)")
     assert np.isnan(values[4:6]).all()
-    assert len(draw(run_dir)) == 4
+    assert len(draw(run_dir, CURVES)) == 4
 
 
 @pytest.mark.parametrize(
@@ -280,17 +319,17 @@ def test_any_shape_of_record_is_drawn(
         loss=lambda step: 0.5,
         val=lambda e: {f"a_rather_long_metric_name_{i}": 0.5 for i in range(num_metrics)},
     )
-    assert len(draw(run_dir)) == num_files
+    assert len(draw(run_dir, CURVES)) == num_files
 
 
 def test_partial_records(tmp_path: Path) -> None:
     run_dir = record(tmp_path / "run")
     (run_dir / "steps.csv").unlink()
-    assert len(draw(run_dir)) == 4
+    assert len(draw(run_dir, CURVES)) == 4
     (run_dir / "metrics.csv").unlink()
-    assert draw(run_dir) == []
+    assert draw(run_dir, CURVES) == []
     (run_dir / "steps.csv").write_text("step,epoch,loss,lr\n1,1,0.5,0.1\n")
-    assert [path.name for path in draw(run_dir)] == ["loss.svg", "loss.png"]
+    assert [path.name for path in draw(run_dir, CURVES)] == ["losses.svg", "losses.png"]
     with pytest.raises(RunError, match="nowhere does not exist"):
         draw(tmp_path / "nowhere")
 
@@ -301,16 +340,12 @@ def test_the_module_is_a_command_without_torch_or_pyplot(tmp_path: Path) -> None
     command = [sys.executable, "-X", "importtime", "-m", "loopwright.report.draw"]
     done = subprocess.run([*command, str(run_dir)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0
-    assert (done.stdout, (run_dir / "figures" / "loss.png").exists()) == ("", True)
+    assert (done.stdout, (run_dir / "figures" / "losses.png").exists()) == ("", True)
     imported = {row.split("|")[-1].strip() for row in done.stderr.splitlines()}
     assert "matplotlib.figure" in imported
     assert not imported & {"torch", "matplotlib.pyplot", "loopwright.experiment"}
 
 
 def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "usage: python -m loopwright.report.draw RUN",
-        f"{tmp_path / 'nowhere'} does not exist; name a run directory",
-    ]
+    assert capsys.readouterr().err.splitlines() == [f"{tmp_path / 'nowhere'} does not exist; name a run directory"]

@@ -11,10 +11,12 @@ import pytest
 
 from loopwright.errors import MachineError, RunError
 from loopwright.report import background
-from loopwright.report.draw import FAMILIES, draw
+from loopwright.report.draw import FAMILIES, draw, draw_epochs, redraw
 from loopwright.report.frame import Record
+from loopwright.report.settings import FamilySwitches
 from loopwright.report.style import literal
 from support.records import (
+    every_family,
     files,
     record,
     texts,
@@ -25,9 +27,11 @@ from support.records import (
     write_vocabulary,
 )
 
+HELD = {"attention", "gate", "hidden", "latency", "lengths", "losses", "metrics"}
+
 
 def full(run_dir: Path) -> Path:
-    """A run that every family has something of."""
+    """A run that the families `HELD` have something of."""
     record(run_dir, val=lambda e: {"loss": 1 / e, "accuracy": e / 10, "accuracy_len_1_5": e / 12})
     write_config(run_dir, stop={"gate": {"accuracy": 0.5}})
     write_result(run_dir, monitor="val_accuracy", mode="max", gate_passed=True, last={"epoch": 6, "step": 120})
@@ -50,11 +54,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_every_family_is_drawn_twice_alike_and_changes_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_dir = full(tmp_path / "run")
+    run_dir = every_family(tmp_path / "run")
     before = files(run_dir)
     written = draw(run_dir)
     assert [path.name for path in written] == [f"{name}.{kind}" for name in FAMILIES for kind in ("svg", "png")]
-    assert sorted(FAMILIES) == ["attention", "gate", "hidden", "lengths", "loss", "metrics"]
+    assert [*FAMILIES] == [*FamilySwitches.model_fields]
     first = [path.read_bytes() for path in written]
     assert [path.read_bytes() for path in draw(run_dir)] == first
     assert files(run_dir) == before
@@ -65,7 +69,7 @@ def test_every_family_is_drawn_twice_alike_and_changes_nothing_else(
 @pytest.mark.figures
 def test_a_process_of_its_own_draws_the_same(tmp_path: Path) -> None:
     run_dir = full(tmp_path / "run")
-    background.draw_later(run_dir)
+    background.draw_later(run_dir, [*FAMILIES])
     background.wait()
     drawn = {path.name: path.read_bytes() for path in (run_dir / "figures").iterdir()}
     assert drawn == {path.name: path.read_bytes() for path in draw(run_dir)}
@@ -76,7 +80,7 @@ def test_a_plain_run_has_no_further_figures(tmp_path: Path, caplog: pytest.LogCa
     write_config(run_dir, stop={"gate": None})
     (run_dir / "captures").mkdir()
     (run_dir / "captures" / "notes.txt").write_text("")
-    assert [path.stem for path in draw(run_dir)] == ["loss", "loss", "metrics", "metrics"]
+    assert [path.stem for path in draw(run_dir)] == ["losses", "losses", "metrics", "metrics", "latency", "latency"]
     assert warnings(caplog) == []
 
 
@@ -100,7 +104,7 @@ def test_damage_costs_only_the_families_that_need_the_file(
     run_dir = full(tmp_path / "run")
     (run_dir / file).write_text(content)
     drawn = {path.stem for path in draw(run_dir)}
-    assert drawn == set(FAMILIES) - set(families)
+    assert drawn == HELD - set(families)
     assert [message.split("`")[1] for message in warnings(caplog)] == families
     for message in warnings(caplog):
         assert message.startswith("the figure `") and file in message and "\n" not in message
@@ -113,9 +117,9 @@ def test_a_bug_in_one_family_does_not_stop_the_others(
     def broken(record: Record) -> None:
         raise IndexError("of\nsome kind")
 
-    monkeypatch.setattr("loopwright.report.draw.FAMILIES", {**FAMILIES, "loss": broken})
-    assert "loss" not in {path.stem for path in draw(full(tmp_path / "run"))}
-    assert warnings(caplog) == ["the figure `loss` is not drawn: IndexError: of some kind"]
+    monkeypatch.setattr("loopwright.report.draw.FAMILIES", {**FAMILIES, "losses": broken})
+    assert "losses" not in {path.stem for path in draw(full(tmp_path / "run"))}
+    assert warnings(caplog) == ["the figure `losses` is not drawn: IndexError: of some kind"]
 
 
 def test_damaged_tables_and_a_full_disk_are_errors_of_the_whole(
@@ -149,7 +153,7 @@ def test_damaged_tables_and_a_full_disk_are_errors_of_the_whole(
 def test_a_strange_result_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
     run_dir = full(tmp_path / "run")
     (run_dir / "result.json").write_text(content)
-    assert {path.stem for path in draw(run_dir)} == set(FAMILIES)
+    assert {path.stem for path in draw(run_dir)} == HELD
     assert warnings(caplog) == []
 
 
@@ -157,7 +161,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, caplog: pytest.LogCapture
     run_dir = full(tmp_path / "run")
     write_vocabulary(run_dir, "$x^2$", "\x00", "\N{CJK UNIFIED IDEOGRAPH-5B57}", "<!-- & -->")
     drawn = draw(run_dir)
-    assert {path.stem for path in drawn} == set(FAMILIES)
+    assert {path.stem for path in drawn} == HELD
     for path in drawn:
         if path.suffix == ".svg":
             ElementTree.parse(path)
@@ -180,3 +184,36 @@ def test_a_record_is_read_when_asked_and_once(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         seen.path = tmp_path  # type: ignore[misc]
     assert np.isfinite(seen.captures[0].read("residual.0")).all()
+
+
+@pytest.mark.usefixtures("outlines_only")
+def test_figures_of_an_epoch_show_the_record_as_it_stood_then(tmp_path: Path) -> None:
+    run_dir = full(tmp_path / "run")
+    written = draw_epochs(run_dir, ["losses", "metrics"])
+    assert [path.name for path in written] == [
+        f"{family}-epoch-{epoch:03d}.png" for epoch in range(1, 7) for family in ("losses", "metrics")
+    ]
+    assert draw_epochs(run_dir, ["losses", "metrics"]) == []  # nothing is drawn twice
+    first = {path: path.read_bytes() for path in written}
+    assert {path: path.read_bytes() for path in draw_epochs(run_dir, ["losses", "metrics"], again=True)} == first
+    then = Record(run_dir, 4)
+    assert then.epochs["epoch"] == [1, 2, 3, 4] and max(then.steps["step"]) == 80  # type: ignore[type-var]
+    assert [capture.step for capture in then.captures] == [50, 75] and then.result == {} and then.views is None
+
+
+def test_views_are_of_the_best_weights_and_of_an_epoch_its_own(tmp_path: Path) -> None:
+    run_dir = full(tmp_path / "run")
+    assert Record(run_dir).views is None
+    for name in ("evaluation/val_best_views.npz", "evaluation/test_best_views.npz", "captures/epoch_0004.npz"):
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        np.savez(run_dir / name, x=np.full(2, len(name)))
+        seen = Record(run_dir, 4 if "epoch" in name else None).views
+        assert seen is not None and seen.path == run_dir / name and seen.read("x").tolist() == [len(name)] * 2
+    assert [capture.step for capture in Record(run_dir).captures] == [50, 75, 100]
+
+
+def test_redrawing_draws_the_epochs_of_a_recipe_that_asks_for_them(tmp_path: Path) -> None:
+    run_dir = full(tmp_path / "run")
+    assert not any("epoch" in path.name for path in redraw(run_dir))
+    write_config(run_dir, stop={"gate": {"accuracy": 0.5}}, plots={"name": "full"})
+    assert {"losses-epoch-001.png", "metrics-epoch-006.png", "losses.svg"} <= {path.name for path in redraw(run_dir)}

@@ -1,32 +1,18 @@
-"""Ways to end a training before its time, and going on afterwards."""
+"""Ways to end a training before its time, and going on afterwards; those by signal are part of the installed package."""
 
 from __future__ import annotations
-
-import signal
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import pytest
 
 from loopwright.engine.hooks import EVENTS, Hook, Info
 from loopwright.engine.outcome import Outcome
+from loopwright.testing.interruptions import Signal, Start, interrupted_at, starter
 
-Start = Callable[..., Outcome]
+__all__ = ["Fail", "Signal", "Start", "Stopped", "failed_at", "interrupted_at", "starter"]
 
 
 class Stopped(Exception):
     """What `Fail` raises."""
-
-
-class Signal(Hook):
-    """Sends this process a signal after a step, as a scheduler would."""
-
-    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
-        self.step, self.number = step, number
-
-    def on_step_end(self, info: Info) -> None:
-        if info.step == self.step:
-            signal.raise_signal(self.number)
 
 
 class Fail(Hook):
@@ -61,28 +47,9 @@ class Fail(Hook):
         self._seen("on_test_end")
 
 
-def interrupted_at(start: Start, *steps: int) -> Outcome:
-    """Start a training, end it by a signal after each of these steps, go on each time, and return the last outcome."""
-    for number, step in enumerate(steps):
-        stopped = start(resume=number > 0, hooks=[Signal(step)])
-        assert (stopped.status, stopped.steps) == ("interrupted", step)
-    outcome = start(resume=True, hooks=())
-    assert outcome.run == stopped.run
-    return outcome
-
-
 def failed_at(start: Start, *places: tuple[str, int]) -> Outcome:
-    """The same with an exception in the n-th occurrence of an event, after which nothing is saved any more."""
+    """Like `interrupted_at`, by an exception in the n-th occurrence of an event, after which nothing is saved any more."""
     for number, (event, occurrence) in enumerate(places):
         with pytest.raises(Stopped):
             start(resume=number > 0, hooks=[Fail(event, occurrence)])
     return start(resume=True, hooks=())
-
-
-def starter(run: Callable[..., Outcome], **fixed: Any) -> Start:
-    """A function that starts or resumes one training, as the functions above want it."""
-
-    def start(*, resume: bool = False, hooks: Iterable[Hook] = ()) -> Outcome:
-        return run(resume=resume, hooks=hooks, **fixed)
-
-    return start

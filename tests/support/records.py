@@ -6,9 +6,10 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import yaml
@@ -60,6 +61,40 @@ def write_capture(run_dir: Path, step: int, arrays: Mapping[str, np.ndarray[Any,
     return path
 
 
+def write_views(run_dir: Path, name: str = "evaluation/test_best_views", **arrays: object) -> Path:
+    """What the best weights make of a split's first samples, as a run leaves it; returns the file."""
+    path = run_dir / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, **{key: np.asarray(array) for key, array in arrays.items()})  # type: ignore[arg-type]
+    return path
+
+
+def every_family(run_dir: Path) -> Path:
+    """A record of no task there is, that every family of figures has something of."""
+    random = np.random.default_rng(0)
+    shares = ("accuracy", "accuracy_len_1_5", "recall_at_5", "recall_at_20", "discriminator_accuracy", "firing_rate_0")
+    others = {"loss_ratio": 1.0, "perplexity": 9.0, "dead_codes": 3}
+    record(run_dir, val=lambda e: {"loss": 1 / e, **dict.fromkeys(shares, e / 10), **others})
+    write_config(run_dir, stop={"gate": {"accuracy": 0.5}})
+    write_result(run_dir, monitor="val_accuracy", mode="max", gate_passed=True, last={"epoch": 6, "step": 120})
+    write_vocabulary(run_dir, "PAD", "EOS", "a", "b")
+    interval = {"low": 0.1, "mean": 0.2, "high": 0.3}
+    chance = {"val": {"recall_at_5": interval, "recall_at_20": interval}}
+    (run_dir / "task" / "chance.json").write_text(json.dumps({"level": 0.99, **chance}))
+    for step in (50, 75, 100):
+        write_capture(run_dir, step, token_capture(step))
+    y, tokens, types = random.normal(size=(40, 1)), random.normal(size=(8, 5, 4)), np.ones((8, 5), dtype=np.int64)
+    write_views(
+        run_dir,
+        **{"x": y**2, "y": y, "predicted": y / 2, "class_confusion": [[8, 2], [1, 9]], "codes": [0, 3, 9]},
+        **{"probability": random.uniform(size=(40, 6)), "target": random.integers(0, 2, (40, 6))},
+        **{"original": tokens, "reconstruction": tokens / 2, "types": types, "samples": tokens, "sample_types": types},
+        **{"latent": random.normal(size=(40, 3)), "label": random.integers(0, 3, 40)},
+    )
+    return run_dir
+
+
 def token_capture(
     step: int, *, samples: int = 3, length: int = 8, layers: int = 2, heads: int = 2, size: int = 6, vocabulary: int = 4
 ) -> Arrays:
@@ -82,6 +117,29 @@ def token_capture(
 def texts(svg: Path) -> list[str]:
     """Every piece of text in a figure, in the order of drawing: matplotlib draws it as outlines and names it before."""
     return [html.unescape(text.strip()) for text in re.findall(r"<!-- (.*?) -->", svg.read_text(), re.DOTALL)]
+
+
+def marks(svg: Path) -> list[np.ndarray[Any, Any]]:
+    """The points (N, 2) of every scatter and of every line with markers in a figure, in its own coordinates, y downwards."""
+    found = []
+    for group in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}g"):
+        if re.fullmatch(r"(PathCollection|line2d)_\d+", group.get("id", "")):
+            uses = group.iter("{http://www.w3.org/2000/svg}use")
+            found.append(np.array([(float(use.get("x", 0)), float(use.get("y", 0))) for use in uses]).reshape(-1, 2))
+    return [points for points in found if len(points)]
+
+
+def shows(svg: Path, x: Sequence[float], y: Sequence[float]) -> bool:
+    """Whether a figure has a mark at each of these points and at no others, on axes of some linear scale, y upwards."""
+    wanted = np.stack([np.asarray(x, dtype=np.float64), -np.asarray(y, dtype=np.float64)], axis=1)
+    for points in marks(svg):
+        if points.shape == wanted.shape:
+            spread = np.ptp(wanted, axis=0)
+            scale = np.divide(np.ptp(points, axis=0), spread, out=np.zeros(2), where=spread > 0)
+            placed = (wanted - wanted.min(axis=0)) * scale + points.min(axis=0)
+            if np.abs(placed - points).max() < 0.01:
+                return True
+    return False
 
 
 def files(run_dir: Path) -> dict[str, bytes]:

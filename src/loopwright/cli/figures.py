@@ -15,10 +15,10 @@ from loopwright.cli import options
 def command(run: str, out: Path | None) -> int:
     """Draw the figures of RUN again from its record."""
     from loopwright.record.read import check_contained, resolve_run
-    from loopwright.report.draw import draw
+    from loopwright.report.draw import redraw
 
     where = resolve_run(run, options.root(out))
     check_contained(where)
-    for path in draw(where):
+    for path in redraw(where):
         click.echo(path)
     return 0

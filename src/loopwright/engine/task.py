@@ -85,7 +85,10 @@ class Task(ABC):
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
-        """Metrics of one evaluation batch as (sum, count), under inference mode. No `.item()`: sums stay on the device."""
+        """Metrics of one evaluation batch as (sum, count), under inference mode. No `.item()`: sums stay on the device.
+
+        A sum may be a vector (a histogram, say): `finish` then gets a list.
+        """
 
     def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
         """Measure a whole split, None where there is none. Override only to judge a split at once (by generating, say).
@@ -100,13 +103,18 @@ class Task(ABC):
             for name, (total, count) in self.measure(model, batch, at).items():
                 held, seen = totals.get(name, (0.0, 0))
                 totals[name] = (held + (total.double() if isinstance(total, Tensor) else total), seen + count)
-        return self.finish({name: (float(total), count) for name, (total, count) in totals.items()})
+        return self.finish(
+            {
+                name: (total.tolist() if isinstance(total, Tensor) else total, count)
+                for name, (total, count) in totals.items()
+            }
+        )
 
     def sample_metrics(self) -> Metrics:
         """What `finish` returns: `metrics`, unless the task overrides `evaluate` and measures samples otherwise."""
         return self.metrics
 
-    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
         """Metrics of a whole split from the added-up sums: by default each sum over its count (None where the count is 0)."""
         return {name: total / count if count else None for name, (total, count) in sums.items()}
 
@@ -154,6 +162,14 @@ class Task(ABC):
             for handle in handles:
                 handle.remove()
         return seen
+
+    def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
+        """What figures show of a trained model beyond the tables, measured on the first samples of a split; none by default.
+
+        `batch` is one batch of them, in the loader's order. Called in evaluation and inference mode. The arrays land in
+        `evaluation/<split>_best_views.npz` under these names: predictions beside targets, say, or a map of codes.
+        """
+        return {}
 
     def best_reachable(self, loader: Loader) -> Mapping[str, float]:
         """The best values that anybody can reach on these samples, where something is known of them, by metric."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from loopwright.engine.compute import device_of
 from loopwright.engine.evaluate import evaluating
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.task import At, Split, Task
-from loopwright.record.files import write_atomic
+from loopwright.hooks.views import write_arrays
 from loopwright.streams import Streams
 
 _NAME = re.compile(r"step_(\d{9})\.npz")
@@ -24,9 +21,8 @@ _NAME = re.compile(r"step_(\d{9})\.npz")
 class Capture(Hook):
     """Writes `captures/step_000000100.npz`: the arrays that `task.internals` names, samples first, in evaluation mode.
 
-    The batch is the first `samples` samples of `split`, the same at every step. Numbers narrower than float32 are widened,
-    since NumPy has no bfloat16. What a killed process had captured after the checkpoint that the run goes on from is
-    removed. Register it with `every(n, Capture(...))`.
+    The batch is the first `samples` samples of `split`, the same at every step. What a killed process had captured after
+    the checkpoint that the run goes on from is removed. Register it with `every(n, Capture(...))`.
     """
 
     optional = True
@@ -52,12 +48,4 @@ class Capture(Hook):
             self.streams.pin("capture", info.step)
             shown = self.task.internals(info.model, self._batch, at)
         self.folder.mkdir(exist_ok=True)
-        image = io.BytesIO()
-        np.savez(image, **{name: _array(values) for name, values in shown.items()})  # type: ignore[arg-type]
-        write_atomic(self.folder / f"step_{info.step:09d}.npz", image.getvalue(), durable=False)
-
-
-def _array(values: Tensor) -> np.ndarray[Any, Any]:
-    narrow = values.dtype in (torch.bfloat16, torch.float16)
-    array: np.ndarray[Any, Any] = (values.float() if narrow else values).cpu().numpy()
-    return array
+        write_arrays(self.folder / f"step_{info.step:09d}.npz", shown)

@@ -23,6 +23,7 @@ from loopwright.record.index import Index
 from loopwright.record.lock import DirectoryLock
 from loopwright.record.read import read_config, read_json, read_result, read_sessions
 from loopwright.record.run import Run
+from loopwright.report.settings import NoPlots
 from loopwright.resuming import begin_from
 from loopwright.streams import Streams, isolated
 
@@ -166,7 +167,8 @@ def _for_replay(recipe: Recipe, environment: dict[str, Any], result: dict[str, A
             "record": recipe.record.model_copy(update={**record, "console_every": 0}),
             "device": device,
             "hooks": HookSettings(),
-            "plots": "none",
+            "trackers": (),
+            "plots": NoPlots(),
         }
     )
 

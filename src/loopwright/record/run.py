@@ -34,6 +34,7 @@ NAMES = (
     "evaluation",
     "captures",
     "task",
+    "trackers",
     "proof.json",
 )
 

@@ -1,4 +1,4 @@
-"""Attention maps: `attention`, layers by heads, of one sample of the newest capture.
+"""Attention maps: `attention`, layers by heads, of one sample of the newest capture, or of the views without captures.
 
 Shape letters: S samples, H heads, Q queries, K keys, T positions.
 """
@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from loopwright.errors import RunError
 from loopwright.report.captures import Capture, real_positions, spread
 from loopwright.report.frame import Array, Record
+from loopwright.report.shown import measured
 from loopwright.report.style import GREY, headline, literal
 
 _MOST_PANELS = 4  # of layers, and of heads
@@ -30,14 +31,12 @@ _COLORS = "YlGnBu"
 def attention_figure(record: Record) -> Figure | None:
     """A map for each layer (row) and head (column): how much each query (y) attends to each key (x), from 0 to 1.
 
-    The longest sample is shown, without its padding, and at most four layers and heads, evenly chosen. None where
-    nothing was captured. Raises RunError where the capture is damaged.
+    The longest sample is shown, without its padding, and at most four layers and heads, evenly chosen. Without captures
+    the maps of the views are taken. None where there are none either. Raises RunError where the file is damaged.
     """
-    if not record.captures:
-        return None
-    capture = record.captures[-1]
-    layers = capture.numbered("attention")
-    if not layers:
+    capture = record.captures[-1] if record.captures else record.views
+    layers = [] if capture is None else capture.numbered("attention")
+    if capture is None or not layers:
         return None
     shown = [(layer, _read(capture, name)) for layer, name in spread(layers, _MOST_PANELS)]
     num_samples = min(len(maps_SHQK) for _, maps_SHQK in shown)
@@ -67,7 +66,7 @@ def attention_figure(record: Record) -> Figure | None:
         format="%g",
     )
     bar.set_label("attention weight (square-root scale)", fontsize=8)
-    said = [f"attention at step {capture.step:,}", which]
+    said = [f"attention at step {capture.step:,}" if record.captures else f"attention: {measured(record)}", which]
     said += [f"{len(shown)} of {len(layers)} layers"] if len(shown) < len(layers) else []
     said += [f"{len(heads)} of {num_heads} heads"] if len(heads) < num_heads else []
     said[-1] += f" (at most {_MOST_PANELS} are drawn)" if max(len(layers), num_heads) > _MOST_PANELS else ""

@@ -4,38 +4,71 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger("loopwright")
 
 _WAIT_SECONDS = 60.0
-_drawing: list[subprocess.Popen[bytes]] = []
+_drawing: list[Drawing] = []
 
 
-def draw_later(run: Path) -> None:
-    """Start drawing a run's figures; `wait` is for the end of the program, which a cluster's job does not outlive."""
+class Drawing:
+    """A process that draws."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._seconds = 0.0
+
+    def cpu_seconds(self) -> float | None:
+        """What it has cost, None while it is at work."""
+        if self._process.returncode is None:
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            if pid == 0:
+                return None
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._seconds = usage.ru_utime + usage.ru_stime
+        return self._seconds
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, or the time has passed."""
+        until = time.monotonic() + seconds
+        while self.cpu_seconds() is None and time.monotonic() < until:
+            time.sleep(0.01)
+
+
+def draw_later(run: Path, families: Sequence[str], *, each_epoch: bool = False) -> Drawing | None:
+    """Start drawing a run's figures; None where no process can be started.
+
+    One at a time: what an earlier process of this run draws is drawn before. `wait` is for the end of the program, which
+    a cluster's job does not outlive.
+    """
     if not _drawing:
         atexit.register(wait)
+    wait()
+    arguments = [str(run), ",".join(families), *(["--each-epoch"] if each_epoch else [])]
     try:
-        _drawing.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "loopwright.report.draw", str(run)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loopwright.report.draw", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
     except OSError as error:
         log.warning("the figures could not be drawn: %s", error)
-    _drawing[:] = [process for process in _drawing if process.poll() is None]
+        return None
+    _drawing.append(Drawing(process))
+    return _drawing[-1]
 
 
 def wait() -> None:
     """Until every figure is drawn, or a minute has passed. They can always be drawn again: `loopwright figures RUN`."""
     while _drawing:
-        process = _drawing.pop()
-        with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.wait(_WAIT_SECONDS)
+        drawing = _drawing.pop()
+        with suppress(KeyboardInterrupt):
+            drawing.wait(_WAIT_SECONDS)

@@ -27,10 +27,13 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZip
 
 @dataclass(frozen=True)
 class Capture:
-    """One file of `captures/`. An array is read when it is asked for, and never by executing anything."""
+    """A file of named arrays. An array is read when it is asked for, and never by executing anything.
+
+    `step` is 0 where the name of the file does not say it.
+    """
 
     path: Path
-    step: int
+    step: int = 0
 
     @cached_property
     def names(self) -> tuple[str, ...]:

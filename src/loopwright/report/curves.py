@@ -1,4 +1,4 @@
-"""The learning curves of a run: `loss`, over the optimizer steps, and `metrics`, a small panel per validation metric."""
+"""The learning curves of a run: `losses`, over the optimizer steps, and `metrics`, a small panel per validation metric."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from loopwright.report.frame import LENGTH_BIN, Array, Columns, Record, row_axis, series
 from loopwright.report.style import (
@@ -30,13 +31,15 @@ from loopwright.report.style import (
 
 # Beyond this many steps a line per step is a blot of megabytes: the range of each bin is drawn instead.
 _BINS = 1000
+_MOST_PARTS = 9
+_NO_PARTS = ("step", "epoch", "loss", "lr", "grad_norm")  # of the columns of steps.csv
 
 
 def loss_figure(record: Record) -> Figure | None:
     """Loss against the optimizer step: every step (light), its moving average, and both losses of each row.
 
     A row's training loss is the mean of the steps since the row before: it stands in their middle. Its validation loss
-    is that of the weights at its last step.
+    is that of the weights at its last step. Below, a small panel for each part of the loss that is recorded with it.
     """
     x_steps, per_step = series(record.steps, "step", "loss")
     rows = record.epochs | {"middle": _middles(record.epochs)}
@@ -44,8 +47,13 @@ def loss_figure(record: Record) -> Figure | None:
     drawn = [per_step, train[1], val[1]]
     if not any(len(y) for y in drawn):
         return None
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    parts = [name for name in record.steps if name not in _NO_PARTS and len(series(rows, "middle", f"train_{name}")[1])]
+    parts = parts[:_MOST_PARTS]
+    per_line = 4 if len(parts) in (4, 7, 8) else 3
+    num_lines = math.ceil(len(parts) / per_line)
+    figure = Figure(figsize=(6.4, 3.6 + 1.6 * num_lines), layout="constrained")
+    grid = figure.add_gridspec(1 + num_lines, per_line, height_ratios=[3.6] + num_lines * [1.6])
+    axes = figure.add_subplot(grid[0, :])
     if len(per_step):
         draw_steps(axes, x_steps, per_step)
     by_epoch = row_axis(rows) == "epoch"
@@ -58,9 +66,32 @@ def loss_figure(record: Record) -> Figure | None:
             axes.plot(x, y, color=color, linestyle=line, marker=marker, markersize=3, label=name, zorder=3)
     axes.set_xlabel(step_label(record.epochs))
     scaled(axes, "loss", np.concatenate(drawn))
-    whole_numbers(axes, np.concatenate([x_steps, train[0], series(rows, "step", "step")[0]]), nbins=8)
+    all_steps = np.concatenate([x_steps, train[0], series(rows, "step", "step")[0]])
+    whole_numbers(axes, all_steps, nbins=8)
     axes.legend(loc="best")
+    for number, name in enumerate(parts):
+        panel = figure.add_subplot(grid[1 + number // per_line, number % per_line])
+        _draw_part(panel, name, series(rows, "middle", f"train_{name}"), series(rows, "step", f"val_{name}"))
+        whole_numbers(panel, all_steps, nbins=4)
+        if number + per_line >= len(parts):
+            panel.set_xlabel("optimizer step")
     return figure
+
+
+def _draw_part(axes: Axes, name: str, train: tuple[Array, Array], val: tuple[Array, Array]) -> None:
+    """The mean of each row in training (black) and its value on validation (orange), as above."""
+    for (x, y), color, line in ((train, INK, "" if dotted(train[1]) else "-"), (val, ORANGE, "-")):
+        axes.plot(x, y, color=color, linestyle=line, marker=dotted(y), markersize=2.5)
+    drawn = np.concatenate([train[1], val[1]])
+    scaled(axes, "", drawn)
+    axes.set_ylabel("")  # the title has the name; numbers of a panel this small stand at powers of ten alone
+    if axes.get_yscale() == "linear":
+        plain_numbers(axes, nbins=4, values=drawn)
+    else:
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    if not np.isfinite(drawn).any():
+        no_value(axes)
+    small_title(axes, name if axes.get_yscale() == "linear" else f"{name} (log)")
 
 
 def metrics_figure(record: Record) -> Figure | None:

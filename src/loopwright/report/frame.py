@@ -24,23 +24,35 @@ LENGTH_BIN = re.compile(r"(?:val_)?(?P<metric>.+)_len_(?P<low>\d+)_(?P<high>\d+)
 
 @dataclass(frozen=True)
 class Record:
-    """A run's directory, each part read once, when it is first asked for. Nothing is ever written."""
+    """A run's directory, each part read once, when it is first asked for. Nothing is ever written.
+
+    With `epoch` the record as it stood at the end of that epoch.
+    """
 
     path: Path
+    epoch: int | None = None
 
     @cached_property
     def epochs(self) -> Columns:
         """The columns of `metrics.csv`. Raises RunError where it is damaged."""
-        return metrics(self.path)
+        return self._until(metrics(self.path))
 
     @cached_property
     def steps(self) -> Columns:
         """The columns of `steps.csv`. Raises RunError where it is damaged."""
-        return steps(self.path)
+        return self._until(steps(self.path))
+
+    def _until(self, columns: Columns) -> Columns:
+        if self.epoch is None or "epoch" not in columns:
+            return columns
+        kept = [row for row, epoch in enumerate(columns["epoch"]) if epoch is not None and epoch <= self.epoch]
+        return {name: [values[row] for row in kept] for name, values in columns.items()}
 
     @cached_property
     def result(self) -> dict[str, Any]:
         """What `result.json` says; nothing while the run goes on, or where the file is damaged."""
+        if self.epoch is not None:
+            return {}
         try:
             return read_json(self.path / "result.json") or {}
         except RunError:
@@ -66,8 +78,23 @@ class Record:
 
     @cached_property
     def captures(self) -> tuple[Capture, ...]:
-        """The files of `captures/`, the oldest first; an array is read from them when it is asked for."""
-        return find_captures(self.path / "captures")
+        """The captured steps in `captures/`, the oldest first; an array is read from them when it is asked for."""
+        found = find_captures(self.path / "captures")
+        if self.epoch is None:
+            return found
+        newest = max((step for step in self.epochs.get("step", ()) if step is not None), default=0)
+        return tuple(capture for capture in found if capture.step <= newest)
+
+    @cached_property
+    def views(self) -> Capture | None:
+        """What the best weights make of a few samples of the test split (val without one); of an epoch, its weights.
+
+        None where it was not measured: `loopwright evaluate RUN` does.
+        """
+        names = [f"evaluation/{split}_best_views.npz" for split in ("test", "val", "train")]
+        if self.epoch is not None:
+            names = [f"captures/epoch_{self.epoch:04d}.npz"]
+        return next((Capture(self.path / name) for name in names if (self.path / name).is_file()), None)
 
 
 def metrics(run_dir: Path) -> Columns:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loopwright.engine.task import At, Loader, Split, Task
 from loopwright.models.dropout import without_dropout
@@ -51,6 +51,9 @@ class Overfit(WrappedTask):
             for name, value, best in shown
             if value is not None
         ]
+
+    def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
+        return self.task.views(model, batch, "train", at)
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         return ()

@@ -40,7 +40,7 @@ class WrappedTask(Task):
     def sample_metrics(self) -> Metrics:
         return self.task.sample_metrics()
 
-    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
         return self.task.finish(sums)
 
     def fingerprint(self) -> str:
@@ -62,6 +62,9 @@ class WrappedTask(Task):
 
     def internals(self, model: nn.Module, batch: Any, at: At) -> Mapping[str, Tensor]:
         return self.task.internals(model, batch, at)
+
+    def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
+        return self.task.views(model, batch, split, at)
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         return self.task.examples(model, split, device)

@@ -257,7 +257,7 @@ def test_a_file_enters_by_its_contents(tmp_path):
     write_history(path, make_history(100, 0.8, 7).history)
     task = make_task(path=str(path), synthetic=SyntheticData())
     assert task.fingerprint() == file_hash(path) and len(task.history) == 100
-    assert list(task.facts()) == ["splits.json"]
+    assert list(task.facts()) == ["splits.json", "chance.json"]
     assert len(task.remarks("test", {"recall_at_20": 0.5})) == 1
     assert make_task().fingerprint() == ""
     with pytest.raises(DataError, match="does not exist"):

@@ -23,6 +23,7 @@ from loopwright.models.base import TokenModel
 from loopwright.models.transformer import Transformer
 from loopwright.streams import Streams
 from loopwright.tasks.base import TaskConfig
+from loopwright.tasks.confusion import MOST_CLASSES, confusion
 from loopwright.tasks.regex.bins import Bin, bin_name, length_bins
 from loopwright.tasks.regex.ceiling import Counted, best_token_accuracy, table_token_accuracy
 from loopwright.tasks.regex.compile import compile_fsm
@@ -49,6 +50,7 @@ from loopwright.tasks.regex.tokens import Batch, BatchLoader, encode, vocabulary
 log = logging.getLogger("loopwright")
 
 _EVALUATION_BATCH = 4096
+_SHOWN = 4  # samples whose attention maps the views keep
 
 
 @register("task", "regex")
@@ -199,6 +201,19 @@ class RegexTask(Task):
         if not isinstance(model, Transformer):
             return {"tokens": batch.tokens, **super().internals(model, batch, at)}
         return {"tokens": batch.tokens, **model.trace(batch.tokens).arrays()}
+
+    def views(self, model: nn.Module, batch: Batch, split: Split, at: At) -> Mapping[str, Tensor]:
+        """`class_confusion` (C, C) of every state, true x predicted; with attention, the `internals` of a few samples."""
+        shown: dict[str, Tensor] = {}
+        if len(self.fsm.classes) <= MOST_CLASSES:
+            predicted_BT = model(batch.tokens)["class"].argmax(-1)
+            real = batch.state_mask
+            counts = confusion(batch.classes[real], predicted_BT[real], len(self.fsm.classes))
+            shown["class_confusion"] = counts
+        inside = self.internals(model, Batch._make(tensor[:_SHOWN] for tensor in batch), at)
+        if any(name.startswith("attention.") for name in inside):
+            shown.update(inside)
+        return shown
 
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterator[Mapping[str, Any]]:
         """A row per sample: its string, its class and the one predicted after its last symbol, its share of right tokens."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loopwright.config.node import Node, setting
 from loopwright.config.registry import Choice, register
@@ -19,26 +18,10 @@ from loopwright.errors import DataError
 from loopwright.models.base import VectorModel
 from loopwright.streams import Streams
 from loopwright.tasks.base import TaskConfig
+from loopwright.tasks.confusion import MOST_CLASSES, confusion
 from loopwright.tasks.regression.data import Table, TableData, split_rows
+from loopwright.tasks.regression.losses import LossConfig
 
-LossName = Literal["mse", "l1", "huber", "bce_with_logits", "cross_entropy"]
-
-
-def mse(predicted: Tensor, target: Tensor) -> Tensor:
-    """F.mse_loss to the bit; equal shapes pass by its broadcasting, whose views cost 16 us of a step's 530."""
-    if predicted.shape != target.shape:
-        return F.mse_loss(predicted, target)
-    mean: Tensor = torch._C._nn.mse_loss(predicted, target, 1)  # type: ignore[arg-type]  # 1: the mean
-    return mean
-
-
-_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": mse,
-    "l1": F.l1_loss,
-    "huber": F.huber_loss,
-    "bce_with_logits": F.binary_cross_entropy_with_logits,
-    "cross_entropy": F.cross_entropy,
-}
 _EVALUATION_BATCH = 4096
 _MOST_CLASSES = 1_000_000
 _REAL: Mapping[str, Direction] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
@@ -54,12 +37,12 @@ class RegressionConfig(TaskConfig):
 
     name: Literal["regression"] = "regression"
     data: Choice("task/data", TableData, default="diabetes") = setting("diabetes", "where the rows come from")  # type: ignore[valid-type]
-    loss: LossName = setting("mse", "what is minimised, averaged by sample")
+    loss: Choice("task/loss", LossConfig, default="mse") = setting("mse", "what is minimised, averaged by sample")  # type: ignore[valid-type]
     shuffle: bool = setting(True, "train in a new addressed order every epoch")
 
     def metrics(self) -> Mapping[str, Direction]:
         """Loss, mean absolute error, root mean square error and R^2; accuracy where the targets are classes."""
-        return _CLASSES if self.loss in ("bce_with_logits", "cross_entropy") else _REAL
+        return _REAL if self.loss.targets == "real" else _CLASSES
 
     def build(self, model: Node | None, *, batch_size: int, streams: Streams, device: torch.device) -> RegressionTask:
         """Load the table onto the device. Raises DataError."""
@@ -81,15 +64,15 @@ class RegressionTask(Task):
         self.scale: dict[str, Any] = {}
         if config.data.standardize:
             x, self.scale["x"] = _standardized(x, rows["train"])
-            if config.loss not in ("bce_with_logits", "cross_entropy"):
+            if config.loss.targets == "real":
                 y, self.scale["y"] = _standardized(y, rows["train"])
         self.num_outputs = y.shape[1]
         dtype = torch.float32
-        if config.loss == "bce_with_logits" and not np.isin(y, (0, 1)).all():
+        if config.loss.targets == "binary" and not np.isin(y, (0, 1)).all():
             raise DataError(
                 "task.loss=bce_with_logits needs targets of 0 and 1; use task.loss=mse or recode the target"
             )
-        if config.loss == "cross_entropy":
+        if config.loss.targets == "classes":
             if y.shape[1] != 1 or not np.equal(y, np.floor(y)).all() or y.min() < 0 or y.max() >= _MOST_CLASSES:
                 raise DataError(
                     "task.loss=cross_entropy needs one target column of class numbers 0, 1, 2, ... "
@@ -105,7 +88,7 @@ class RegressionTask(Task):
             for name, chosen in rows.items()
         }
         self._fingerprint = table.fingerprint
-        self.criterion = _LOSSES[config.loss]
+        self.criterion = config.loss.build()
 
     def build_model(self) -> nn.Module:
         return self.model_config.build(self.num_inputs, self.num_outputs)
@@ -128,7 +111,7 @@ class RegressionTask(Task):
         predicted_BO, count = model(x_BF), len(y_BO)
         sums: dict[str, tuple[Tensor | float, int]] = {"loss": (self.criterion(predicted_BO, y_BO) * count, count)}
         if "accuracy" in self.metrics:
-            if self.config.loss == "cross_entropy":
+            if self.config.loss.targets == "classes":
                 right = predicted_BO.argmax(1) == y_BO
             else:
                 right = ((predicted_BO > 0) == (y_BO > 0.5)).all(1)
@@ -155,6 +138,29 @@ class RegressionTask(Task):
             "rmse": squared**0.5,
             "r2": 1 - squared / variance if variance > 0 else None,
         }
+
+    def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
+        """`x` (S, F), `y` and `predicted` (S, O) in the units of the data; `class_confusion` (C, C) of classes, where few."""
+        x_SF, y = batch
+        raw_SO = model(x_SF)
+        if "accuracy" not in self.metrics:
+            arrays = {"x": (x_SF, "x"), "y": (y, "y"), "predicted": (raw_SO, "y")}
+            return {name: self._in_units(values, scale) for name, (values, scale) in arrays.items()}
+        if self.config.loss.targets == "classes":
+            few, true_S, predicted_S, num_classes = True, y, raw_SO.argmax(1), self.num_outputs
+        else:  # several outputs of a binary loss are as many questions, not classes
+            few, true_S, predicted_S, num_classes = y.shape[1] == 1, y[:, 0] > 0.5, raw_SO[:, 0] > 0, 2
+        if not few or num_classes > MOST_CLASSES:
+            return {}
+        return {"class_confusion": confusion(true_S.long(), predicted_S.long(), num_classes)}
+
+    def _in_units(self, values: Tensor, name: str) -> Tensor:
+        """What the standardization of `x` or `y` made of the data's own numbers, undone."""
+        scale = self.scale.get(name)
+        if scale is None:
+            return values
+        mean, std = (torch.as_tensor(scale[key], dtype=values.dtype, device=values.device) for key in ("mean", "std"))
+        return values * std + mean
 
     def fingerprint(self) -> str:
         return self._fingerprint
