@@ -38,26 +38,33 @@ _EXPORTS = {
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
-if TYPE_CHECKING:
-    from loopwright.api import compose, evaluate, fit, predict, resume, train, verify
-    from loopwright.config.registry import register
-    from loopwright.config.schema import Recipe
-    from loopwright.engine.hooks import Hook, every
-    from loopwright.engine.loss import Loss
-    from loopwright.engine.outcome import Outcome
-    from loopwright.engine.task import At, Task
-    from loopwright.errors import (
-        CheckFailed,
-        ConfigError,
-        DataError,
-        LoopwrightError,
-        MachineError,
-        RunError,
-        UserError,
-    )
-    from loopwright.proof.verdict import Verdict
-    from loopwright.record.checkpoint import load_checkpoint, save_checkpoint
-    from loopwright.streams import Streams
+if TYPE_CHECKING:  # `as`: a name that is imported for others to import, says mypy --strict
+    from loopwright.api import compose as compose
+    from loopwright.api import evaluate as evaluate
+    from loopwright.api import fit as fit
+    from loopwright.api import predict as predict
+    from loopwright.api import resume as resume
+    from loopwright.api import train as train
+    from loopwright.api import verify as verify
+    from loopwright.config.registry import register as register
+    from loopwright.config.schema import Recipe as Recipe
+    from loopwright.engine.hooks import Hook as Hook
+    from loopwright.engine.hooks import every as every
+    from loopwright.engine.loss import Loss as Loss
+    from loopwright.engine.outcome import Outcome as Outcome
+    from loopwright.engine.task import At as At
+    from loopwright.engine.task import Task as Task
+    from loopwright.errors import CheckFailed as CheckFailed
+    from loopwright.errors import ConfigError as ConfigError
+    from loopwright.errors import DataError as DataError
+    from loopwright.errors import LoopwrightError as LoopwrightError
+    from loopwright.errors import MachineError as MachineError
+    from loopwright.errors import RunError as RunError
+    from loopwright.errors import UserError as UserError
+    from loopwright.proof.verdict import Verdict as Verdict
+    from loopwright.record.checkpoint import load_checkpoint as load_checkpoint
+    from loopwright.record.checkpoint import save_checkpoint as save_checkpoint
+    from loopwright.streams import Streams as Streams
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,9 @@ SURFACE = {
     "data": set(),
     "data validate": {"FILE"},
     "data make": set(),
+    "data make events": {"--rows", "--seed", "--out", "--json"},
     "data make set_prediction": {"--rows", "--signal", "--seed", "--out", "--json"},
+    "new": {"KIND", "NAME", "--dir", "--package"},
 }
 EXPORTS = {
     "At",

@@ -55,6 +55,7 @@ def test_files_of_the_run(ended: Ended) -> None:
         "steps.csv",
         "result.json",
         "model.pt",
+        "task/chance.json",
         "task/splits.json",
         "checkpoints/index.json",
         "checkpoints/last.pt",

@@ -29,6 +29,7 @@ class Lazy(click.Group):
         "runs": ("loopwright.cli.runs", "List, show or remove runs."),
         "figures": ("loopwright.cli.figures", "Draw a run's figures again."),
         "data": ("loopwright.cli.data", "Make or check data files."),
+        "new": ("loopwright.cli.new", "Start a task, a model or another part of your own."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
