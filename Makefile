@@ -36,8 +36,8 @@ fuzz: $(VENV)/installed
 		--hypothesis-show-statistics $(ARGS)
 
 check: $(VENV)/installed
-	$(BIN)/ruff format --check src tests benchmarks docs/generate.py
-	$(BIN)/ruff check src tests benchmarks docs/generate.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/generate.py
+	$(BIN)/ruff check src tests benchmarks examples docs/generate.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.generate --check

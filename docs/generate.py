@@ -46,11 +46,18 @@ _KEY_COLUMNS = ("key", "type", "default", "range", "shapes the trajectory", "mea
 # What each group is for, and where it stands in a recipe.
 _GROUPS = {
     "task": "What is trained: data, losses, metrics. A task has a default model and a metric that `best` follows.",
-    "task/data": "Where the rows of the regression task come from: `task.data` of `task=regression`.",
+    "task/data": "Where the samples come from: of `task=regression` (csv, diabetes, linear, parquet, wave), of "
+    "`task=autoencoder` (digits, events).",
+    "task/loss": "What `task=regression` minimises, averaged by sample.",
+    "task/encoder": "The encoder of `task=autoencoder`.",
+    "task/decoder": "The decoder of `task=autoencoder`.",
+    "task/latent": "The latent space of `task=autoencoder`.",
+    "task/loop": "How `task=autoencoder` trains: on reconstructions alone, against a discriminator, or with a diffusion.",
     "model": "The network. A task takes the models that fit its data.",
     "optim": "The optimizer. Every group of parameters gets one of its own.",
     "schedule": "The learning rate as a function of the position in training; `optim.lr` is the rate it starts from. "
     "Positions are steps or epochs, counted from 0; past the end of the run the last rate stays.",
+    "plots": "Which figures are drawn from the record, and when ([how to](../how-to/figures.md)).",
 }
 _GRAMMAR = (
     ("epochs=20", "a number"),
@@ -101,9 +108,13 @@ def config_page() -> str:
         blocks += [f"## {section}", inspect.getdoc(cls) or "", _keys(cls, f"{section}.", shapes=shapes)]
     for group in CHOICES:
         blocks += [f"## {_dotted(group)}", _GROUPS[group]]
-        for name in names(group):
-            cls = lookup(group, name)
-            blocks += [f"### `{_dotted(group)}={name}`", inspect.getdoc(cls) or "", _keys(cls, f"{_dotted(group)}.")]
+        tables = {name: _keys(lookup(group, name), f"{_dotted(group)}.") for name in names(group)}
+        alike = len(tables) > 1 and len(set(tables.values())) == 1
+        for name, table in tables.items():
+            heading = f"### `{_dotted(group)}={name}`"
+            blocks += [heading, inspect.getdoc(lookup(group, name)) or "", "" if alike else table]
+        if alike:
+            blocks += ["All of them have the same keys:", next(iter(tables.values()))]
         if group in _TORCH:
             blocks += _of_torch(group)
     return "\n\n".join(block for block in blocks if block) + "\n"

@@ -31,7 +31,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def no_background_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that draws costs a second; a test that wants it says so with the marker `figures`."""
     if "figures" not in request.keywords:
-        monkeypatch.setattr("loopwright.report.background.draw_later", lambda run: None)
+        monkeypatch.setattr("loopwright.report.background.draw_later", lambda *run, **how: None)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

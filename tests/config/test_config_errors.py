@@ -80,7 +80,15 @@ def test_parts_that_do_not_fit_are_reported_beside_wrong_keys() -> None:
         (["seeds=[a]"], "`seeds.0` is 'a'; it should be a valid integer"),
         (["seeds=[1,2]", "seed=3"], "`seeds` is [1, 2] and `seed` is 3; give one of them"),
         (["device=tpu"], "`device` is 'tpu'; use auto, cpu, cuda or cuda:N"),
-        (["plots=max"], "`plots` is 'max'; it should be 'minimal' or 'none'"),
+        (["plots=max"], "`plots`: 'max' is not known; use one of: full, minimal, none, standard"),
+        (
+            ["task/encoder=gnn"],
+            "`task.encoder` is {'name': 'gnn'}: there is no such key; with task=autoencoder there is",
+        ),
+        (
+            ["plots.families.codbook=false"],
+            "`plots.families.codbook` is False: there is no such key; did you mean `plots.families.codebook`?",
+        ),
         (["train.precision=fp8"], "`train.precision` is 'fp8'; it should be 'fp32', 'bf16' or 'fp16'"),
         (
             ["train.validate_every=10"],
@@ -97,7 +105,10 @@ def test_parts_that_do_not_fit_are_reported_beside_wrong_keys() -> None:
             ["stop.gate={loss: 1, val_loss: 2}"],
             "`stop.gate` names 'loss' twice (without a prefix `val_` is meant); leave one of them out",
         ),
-        (["task=null"], "`task` is None; give a name, one of: python, regex, regression, set_prediction, walks"),
+        (
+            ["task=null"],
+            "`task` is None; give a name, one of: autoencoder, python, regex, regression, set_prediction, walks",
+        ),
         (["task.data=3"], "`task.data` is 3; give a name, one of: csv, diabetes, linear, parquet, wave"),
         (
             ["task.data=waev"],

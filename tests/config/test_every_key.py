@@ -29,13 +29,17 @@ from loopwright.config.schema import Recipe, choice_of
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.outcome import Outcome
 from loopwright.errors import ConfigError, DataError
+from loopwright.evaluation import evaluate_run
 from loopwright.optim.optimizers import TorchOptim
 from loopwright.optim.torch_schedules import TorchSchedule
 from loopwright.plugins import load_builtin
+from loopwright.report.settings import FamilySwitches
 from loopwright.seeds import SeedsOutcome, run_seeds
+from loopwright.streams import Streams
+from loopwright.tasks.autoencoder.write import write_events
 from loopwright.tasks.set_prediction.history import write_history
 from loopwright.tasks.set_prediction.synthetic import make_history
-from support.cli import command, train
+from support.cli import command
 from support.compare import timeless
 
 load_builtin()
@@ -73,6 +77,33 @@ REGEX = (
     "record.save=false",
 )
 SETS_BY_COUNT = (*(text for text in SETS if not text.startswith("model.")), "model=frequency")
+DIGITS = ("task=autoencoder", "task.data=digits", "train.epochs=1", "train.batch_size=512", "record.save=false")
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "mlp": {"hidden": "[8]", "type_width": 3},
+    "gnn": {"hidden": 8, "messages": 4, "rounds": 1, "type_width": 3},
+    "gan": {"hidden": 8, "blocks": 1, "type_width": 3},
+}
+EVENTS = ("task=autoencoder", "task.data=events", "task.data.path=FILES/events.h5", *DIGITS[2:])
+SMALL_EVENTS = (
+    "task=autoencoder",
+    "task.data.name=support.tokens:SmallEvents",
+    "task.width=6",
+    "train.epochs=1",
+    "train.batch_size=16",
+    "plots=none",
+    "record.code=false",
+    "record.save=false",
+)
+DRAWN = ("task.loop=diffusion", "task.loop.timesteps=20", "task.loop.sampling_steps=5")
+SPIKES = (*SETS_BY_COUNT[:-1], "model=spiking_mlp", "model.hidden=[12]", "model.time_steps=4")
+ATTENDING = (
+    *SETS_BY_COUNT[:-1],
+    "model=spiking_transformer",
+    "model.d_model=16",
+    "model.heads=2",
+    "model.d_ffn=16",
+    "model.layers=1",
+)
 WALKS = (
     "task=walks",
     "task.data.vertices=16",
@@ -194,12 +225,30 @@ def seeds_trained(overrides: tuple[str, ...], folder: Path) -> Any:
 
 
 def drawn(overrides: tuple[str, ...], folder: Path) -> Any:
-    """Which runs were to be drawn."""
-    asked: list[Path] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loopwright.report.background.draw_later", asked.append)
-        train(folder, *overrides)
-    return len(asked)
+    """Which families of figures are drawn at the end; tests/hooks/test_live_figures.py holds a run to it."""
+    return composed(overrides).plots.at_end()
+
+
+def sent(overrides: tuple[str, ...], folder: Path) -> Any:
+    """What trackers keep."""
+    outcome = run_seeds(composed(overrides), out=folder)
+    assert isinstance(outcome, Outcome)
+    return sorted(path.name for path in Path(outcome.run or "").glob("trackers/*"))
+
+
+def viewed(overrides: tuple[str, ...], folder: Path) -> Any:
+    """The sizes of what figures show."""
+    outcome = run_seeds(composed(overrides), out=folder)
+    assert isinstance(outcome, Outcome) and outcome.run is not None
+    evaluate_run(outcome.run, allow_import=("support",))
+    with np.load(Path(outcome.run) / "evaluation" / "test_best_views.npz") as arrays:
+        return {name: arrays[name].shape for name in arrays.files}
+
+
+def loaded(overrides: tuple[str, ...], folder: Path) -> Any:
+    """How the rows of a file are held."""
+    data: Any = composed(overrides).task.data  # type: ignore[attr-defined]
+    return type(data.load(batch_size=8, streams=Streams(0), device=torch.device("cpu")).loaders["train"]).__name__
 
 
 def device_asked_for(overrides: tuple[str, ...], folder: Path) -> Any:
@@ -249,7 +298,67 @@ CHANGES: dict[str, Change] = {
     "device": Change(MEMORY, "device=cuda:99", device_asked_for),
     "threads": Change(MEMORY, "threads=2"),
     "deterministic": Change(MEMORY, "deterministic=false"),
-    "plots": Change((), "plots=minimal", drawn),
+    "trackers": Change(LINEAR, "trackers=[tensorboard]", sent),
+    **{
+        f"plots:{preset}.families.{family}": Change((f"plots={preset}",), f"plots.families.{family}={switch}", drawn)
+        for preset, switch in (("none", "true"), ("minimal", "true"), ("standard", "false"), ("full", "false"))
+        for family in FamilySwitches.model_fields
+        if (preset, family) != ("minimal", "losses")
+    },
+    "plots:minimal.families.losses": Change(("plots=minimal",), "plots.families.losses=false", drawn),
+    "task/data:digits.layout": Change(DIGITS, "task.data.layout=flat"),
+    "task/data:digits.seed": Change(DIGITS, "task.data.seed=1"),
+    "task/data:digits.split": Change(DIGITS, "task.data.split=[0.5,0.25,0.25]"),
+    "task/data:events.path": Change(EVENTS, "task.data.path=FILES/other_events.h5", read_file),
+    "task/data:events.memory_mib": Change(EVENTS, "task.data.memory_mib=0", loaded),
+    **{
+        f"task/{part}:{name}.{key}": Change((*DIGITS, f"task.{part}={name}"), f"task.{part}.{key}={value}")
+        for part in ("encoder", "decoder")
+        for name, changes in PARTS.items()
+        for key, value in changes.items()
+    },
+    "model:spiking_mlp.hidden": Change(SPIKES, "model.hidden=[13]"),
+    **{
+        f"model:{name}.{key}": Change(base, f"model.{key}={value}")
+        for name, base in (("spiking_mlp", SPIKES), ("spiking_transformer", ATTENDING))
+        for key, value in {"beta": 0.5, "slope": 10.0, "time_steps": 5, "encoding": "rate"}.items()
+    },
+    **{
+        f"model:{name}.gain": Change((*base, "model.encoding=rate"), "model.gain=0.8")
+        for name, base in (("spiking_mlp", SPIKES), ("spiking_transformer", ATTENDING))
+    },
+    **{
+        f"model:spiking_transformer.{key}": Change(ATTENDING, f"model.{key}={value}")
+        for key, value in {"d_model": 12, "heads": 1, "layers": 2, "d_ffn": 12, "dropout": 0.5}.items()
+    },
+    "task:autoencoder.width": Change(SMALL_EVENTS, "task.width=5"),
+    "task:autoencoder.globals_weight": Change(SMALL_EVENTS, "task.globals_weight=0.5"),
+    "task/loop:gan.adversarial_weight": Change((*SMALL_EVENTS, "task.loop=gan"), "task.loop.adversarial_weight=0.5"),
+    **{
+        f"task/loop:diffusion.{key}": Change((*SMALL_EVENTS, *DRAWN), f"task.loop.{key}={value}")
+        for key, value in {"timesteps": 30, "schedule": "linear", "space": "tokens", "decay": 0.05}.items()
+    },
+    "task/loop:diffusion.sampling_steps": Change(
+        (*SMALL_EVENTS, *DRAWN, "task.decoder=diffusion"), "task.loop.sampling_steps=3"
+    ),
+    "task/loop:diffusion.samples": Change(
+        (*(text for text in SMALL_EVENTS if text != "record.save=false"), *DRAWN), "task.loop.samples=3", viewed
+    ),
+    "task/decoder:gan.noise_width": Change((*DIGITS, "task.decoder=gan"), "task.decoder.noise_width=2"),
+    **{
+        f"task/encoder:diffusion.{key}": Change((*DIGITS, "task.encoder=diffusion"), f"task.encoder.{key}={value}")
+        for key, value in {"timestep": 90, "timesteps": 500, "schedule": "linear", **PARTS["gnn"]}.items()
+    },
+    **{
+        f"task/decoder:diffusion.{key}": Change(
+            (*DIGITS, "task.loop=diffusion", "task.decoder=diffusion"), f"task.decoder.{key}={value}"
+        )
+        for key, value in PARTS["gnn"].items()
+    },
+    **{
+        f"task/latent:vq.{key}": Change((*DIGITS, "task.latent=vq"), f"task.latent.{key}={value}")
+        for key, value in {"codes": 16, "commitment": 1.0, "decay": 0.5, "restart": 0.0}.items()
+    },
     "train.epochs": Change(MEMORY, "train.epochs=2"),
     "train.batch_size": Change(MEMORY, "train.batch_size=7"),
     "train.clip_norm": Change(MEMORY, "train.clip_norm=0.01"),
@@ -281,7 +390,6 @@ CHANGES: dict[str, Change] = {
     "hooks.capture.every": Change(LINEAR, "hooks.capture.every=2", captured),
     "hooks.capture.split": Change((*LINEAR, "hooks.capture.every=2"), "hooks.capture.split=train", captured),
     "hooks.capture.samples": Change((*LINEAR, "hooks.capture.every=2"), "hooks.capture.samples=3", captured),
-    "task:regression.loss": Change(MEMORY, "task.loss=l1"),
     "task:regression.shuffle": Change(MEMORY, "task.shuffle=false"),
     "task:set_prediction.data.path": Change(
         (*SETS[:2], *SETS[3:], "task.data.path=FILES/sets.csv"), "task.data.path=FILES/other_sets.csv", read_file
@@ -447,6 +555,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table.write_parquet(folder / f"{name}.parquet")
     for name, seed in (("sets", 0), ("other_sets", 1)):
         write_history(folder / f"{name}.csv", make_history(80, 0.8, seed).history)
+        write_events(folder / f"{name.replace('sets', 'events')}.h5", 40, seed)
     return folder
 
 
@@ -511,11 +620,17 @@ class Recipes(Hook):
         self.recipe = info.recipe
 
 
-@pytest.mark.parametrize("group", ["optim", "schedule", "task/data"])
+@pytest.mark.parametrize(
+    "group", ["optim", "schedule", "task/data", "task/loss", "task/encoder", "task/latent", "task/loop"]
+)
 def test_each_choice_of_a_group_trains_differently(group: str, files: Path, tmp_path: Path) -> None:
     key = group.replace("/", ".")
     more = {"csv": CSV("csv"), "parquet": CSV("parquet"), "wave": (*TABLE, SMALL_TABLE), "diabetes": TABLE}
     more |= {"plateau": (*PLATEAU, "train.epochs=3"), "step": (*MEMORY, "schedule=step", "schedule.size=1")}
+    more |= {name: (*MEMORY, "task.data.target=binary") for name in ("bce_with_logits", "cross_entropy")}
+    more |= {"digits": DIGITS, "events": EVENTS}
+    if group in ("task/encoder", "task/latent", "task/loop"):
+        more = dict.fromkeys(names(group), DIGITS)
     found: dict[str, Any] = {}
     for name in names(group):
         base = more.get(name, MEMORY)

@@ -12,6 +12,7 @@ from loopwright.config.compose import CHOICES, PACKAGED
 from loopwright.config.registry import names
 from loopwright.experiment import run
 from loopwright.plugins import load_builtin
+from loopwright.tasks.autoencoder.write import write_events
 
 EXPERIMENTS = sorted(path.stem for path in (PACKAGED / "experiment").glob("*.yaml"))
 FILES = sorted(path for path in PACKAGED.rglob("*.yaml") if path.parent not in (PACKAGED, PACKAGED / "experiment"))
@@ -38,6 +39,8 @@ def test_a_group_file_holds_its_name_and_nothing_else(path: Path) -> None:
 
 def test_the_experiments_are_these() -> None:
     assert EXPERIMENTS == [
+        "autoencoder_digits",
+        "autoencoder_events",
         "frequency_baseline",
         "gru_baseline",
         "regex_a_plus",
@@ -46,15 +49,22 @@ def test_the_experiments_are_these() -> None:
         "regression_diabetes",
         "regression_wave",
         "self_test",
+        "spiking_mlp_baseline",
+        "spiking_transformer_baseline",
         "walks_anchor",
         "walks_small",
     ]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_composes_and_runs_two_steps(name: str) -> None:
-    fewer = ("task.data.num_walks=400", "task.evaluation.walks=3") if name == "walks_anchor" else ()
-    outcome = run(compose(f"experiment={name}", "record.save=false", "stop.budget=2 steps", *fewer))
+def test_an_experiment_composes_and_runs_two_steps(name: str, tmp_path: Path) -> None:
+    more: tuple[str, ...] = ()
+    if name == "walks_anchor":
+        more = ("task.data.num_walks=400", "task.evaluation.walks=3")
+    if name == "autoencoder_events":
+        write_events(tmp_path / "events.h5", 400, 0)
+        more = (f"task.data.path={tmp_path / 'events.h5'}",)
+    outcome = run(compose(f"experiment={name}", "record.save=false", "stop.budget=2 steps", *more))
     assert outcome.status in ("budget_reached", "completed", "gate_failed") and outcome.steps == 2
     assert outcome.last is not None and outcome.last["train_loss"] is not None
     assert outcome.value is not None

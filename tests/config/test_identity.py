@@ -91,6 +91,7 @@ def test_only_these_keys_are_not_of_the_trajectory() -> None:
         "record",
         "hooks",
         "plots",
+        "trackers",
         "stop.budget",
         "task.data.path",
     }

@@ -20,6 +20,23 @@ from support.warm import SAVES, Warm
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 COMMON = ("plots=none", "record.code=false", "record.console_every=0")
+SPIKING = (
+    "task.data.synthetic.rows=300",
+    "task.data.window=7",
+    "task.data.shuffle=true",
+    "train.batch_size=16",
+    "stop.patience=0",
+    "train.epochs=12",
+)
+AE = (
+    "task=autoencoder",
+    "task.data.split=[0.2,0.4,0.4]",
+    "task.width=8",
+    "optim=adam",
+    "train.batch_size=16",
+    "train.clip_norm=1.0",
+    "train.epochs=6",
+)
 TASKS = {
     "regression": (
         "experiment=self_test",
@@ -67,6 +84,24 @@ TASKS = {
         "train.batch_size=32",
         "train.epochs=6",
         "stop.gate={edge_compliance: 1.5, rule_compliance: 0.8}",
+    ),
+    "spiking_mlp": (*SPIKING, "experiment=spiking_mlp_baseline", "model.hidden=[12,8]", "model.encoding=rate"),
+    "spiking_transformer": (
+        *SPIKING,
+        "experiment=spiking_transformer_baseline",
+        "model.d_model=16",
+        "model.heads=2",
+        "model.d_ffn=24",
+    ),
+    "autoencoder": (*AE, "task.encoder=gnn", "task.latent=vq", "task.latent.codes=32"),
+    "autoencoder_gan": (*AE, "task.loop=gan", "task.encoder=diffusion", "task.decoder=gan"),
+    "diffusion": (*AE, "task.loop=diffusion", "task.latent=vq", "task.latent.codes=32", "task.loop.timesteps=100"),
+    "denoising_decoder": (
+        *AE,
+        "task.loop=diffusion",
+        "task.decoder=diffusion",
+        "task.loop.timesteps=100",
+        "task.loop.sampling_steps=3",
     ),
     "gan": (
         "experiment=null",

@@ -58,6 +58,7 @@ TOP_LEVEL = {
     "figures",
     "evaluation",
     "captures",
+    "trackers",
     "task",
     "proof.json",
 }
