@@ -226,9 +226,7 @@ def _write_views(built: Built, outcome: Outcome, best: Mapping[str, Any] | None,
     held = snapshot(built.state.model_state())
     try:
         load_weights(model, best)
-        shown = views(
-            built.task, model, split, built.streams, step=int(row["step"] or 0), epoch=int(row["epoch"] or 0)
-        )
+        shown = views(built.task, model, split, built.streams, step=int(row["step"] or 0), epoch=int(row["epoch"] or 0))
         if shown:
             folder.mkdir(exist_ok=True)
             write_arrays(folder / f"{split}_best_views.npz", shown)

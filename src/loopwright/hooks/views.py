@@ -55,7 +55,9 @@ def has_views(task: Task) -> bool:
     return type(task).views is not Task.views
 
 
-def views(task: Task, model: nn.Module, split: Split, streams: Streams, *, step: int, epoch: int) -> Mapping[str, Tensor]:
+def views(
+    task: Task, model: nn.Module, split: Split, streams: Streams, *, step: int, epoch: int
+) -> Mapping[str, Tensor]:
     """The task's views of a split's first samples; none where there is no such split. The training does not notice."""
     loader = task.loader(split) if has_views(task) else None  # no sample is fetched for nothing
     if loader is None or not len(loader):

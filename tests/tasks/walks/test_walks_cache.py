@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from loopwright.data.cache import folder
 from loopwright.streams import Streams
 from loopwright.tasks.walks import cache, corpus
 from loopwright.tasks.walks.settings import WalksData, WalksEvaluation
@@ -185,13 +186,13 @@ def test_many_at_once_do_no_harm(where: Path, caplog: pytest.LogCaptureFixture) 
 
 def test_the_folder_is_the_variable_or_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOPWRIGHT_CACHE", str(tmp_path / "own"))
-    assert cache.folder() == tmp_path / "own" / "walks"
+    assert folder("walks") == tmp_path / "own" / "walks"
     monkeypatch.delenv("LOOPWRIGHT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.folder() == tmp_path / "xdg" / "loopwright" / "walks"
+    assert folder("walks") == tmp_path / "xdg" / "loopwright" / "walks"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / ".cache" / "loopwright" / "walks"
+    assert folder("walks") == tmp_path / ".cache" / "loopwright" / "walks"
 
 
 def built(**data: Any) -> WalksTask:

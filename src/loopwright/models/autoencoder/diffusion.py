@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from loopwright.config.node import setting
 from loopwright.config.registry import register
-from loopwright.models.autoencoder.gnn import MessagePassing, TokenGNN
+from loopwright.models.autoencoder.gnn import MessageKeys, MessagePassing, TokenGNN
 from loopwright.models.autoencoder.mlp import TypedTokens
 from loopwright.models.autoencoder.parts import Decoder, Encoder, TokenShape
 from loopwright.models.autoencoder.pooling import is_real
@@ -95,17 +95,13 @@ class NoisedEncoder(nn.Module):
 
 
 @register("task/encoder", "diffusion")
-class DiffusionEncoder(Encoder):
+class DiffusionEncoder(MessageKeys, Encoder):
     """Features of the tokens after they were noised as at one timestep of a diffusion."""
 
     name: Literal["diffusion"] = "diffusion"
     timestep: int = setting(50, "timestep whose noise the tokens get, from 0", ge=0)
     timesteps: int = setting(1000, "steps from data to noise", ge=2)
     schedule: Literal["linear", "cosine"] = setting("cosine", "how the noise grows with the timestep")
-    hidden: int = setting(64, "width of a token's state", ge=1)
-    messages: int = setting(32, "width of a message between two tokens", ge=1)
-    rounds: int = setting(2, "rounds of message passing", ge=1)
-    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
 
     @model_validator(mode="after")
     def _timestep_exists(self) -> Self:
@@ -119,37 +115,20 @@ class DiffusionEncoder(Encoder):
 
     def build(self, shape: TokenShape, width: int) -> nn.Module:
         """(tokens_BTF, types_BT) -> z_BTL with L = `width`; draws from noise("encoder") in training."""
-        body = TokenGNN(
-            shape.num_features,
-            width,
-            shape.num_types,
-            hidden=self.hidden,
-            messages=self.messages,
-            rounds=self.rounds,
-            type_width=self.type_width,
-        )
+        body = TokenGNN(shape.num_features, width, shape.num_types, **self.sizes())
         return NoisedEncoder(body, NoiseSchedule(self.timesteps, self.schedule), self.timestep)
 
 
 @register("task/decoder", "diffusion")
-class DiffusionDecoder(Decoder):
+class DiffusionDecoder(MessageKeys, Decoder):
     """A denoiser of tokens, told the timestep and the latent; the loop draws its tokens from noise."""
 
     denoises = True
 
     name: Literal["diffusion"] = "diffusion"
     hidden: int = setting(96, "width of a token's state", ge=1)
-    messages: int = setting(32, "width of a message between two tokens", ge=1)
     rounds: int = setting(3, "rounds of message passing", ge=1)
-    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
 
     def build(self, shape: TokenShape, width: int) -> nn.Module:
         """(noisy_BTF, timestep_B, types_BT, z_BTL) -> the noise (B, T, F)."""
-        return Denoiser(
-            shape,
-            width,
-            hidden=self.hidden,
-            messages=self.messages,
-            rounds=self.rounds,
-            type_width=self.type_width,
-        )
+        return Denoiser(shape, width, **self.sizes())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from loopwright.config.node import setting
+from loopwright.config.node import Node, setting
 from loopwright.config.registry import register
 from loopwright.models.autoencoder.mlp import TypedTokens
 from loopwright.models.autoencoder.parts import Decoder, Encoder, TokenShape
@@ -105,45 +105,36 @@ class Discriminator(nn.Module):
         return self.out(self.judge(pooled_BH)).squeeze(-1)  # type: ignore[no-any-return]
 
 
+class ResidualKeys(Node):
+    """The keys of a residual perceptron."""
+
+    hidden: int = setting(128, "width of the hidden layers", ge=1)
+    blocks: int = setting(2, "residual blocks of two layers", ge=0)
+    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
+
+    def sizes(self) -> dict[str, int]:
+        """Keywords of `GANCoder`."""
+        return {name: getattr(self, name) for name in ResidualKeys.model_fields}
+
+
 @register("task/encoder", "gan")
-class GANEncoder(Encoder):
+class GANEncoder(ResidualKeys, Encoder):
     """A residual perceptron with spectral norm, one token at a time."""
 
     name: Literal["gan"] = "gan"
-    hidden: int = setting(128, "width of the hidden layers", ge=1)
-    blocks: int = setting(2, "residual blocks of two layers", ge=0)
-    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
 
     def build(self, shape: TokenShape, width: int) -> nn.Module:
         """(tokens_BTF, types_BT) -> z_BTL with L = `width`."""
-        return GANCoder(
-            shape.num_features,
-            width,
-            shape.num_types,
-            hidden=self.hidden,
-            blocks=self.blocks,
-            type_width=self.type_width,
-        )
+        return GANCoder(shape.num_features, width, shape.num_types, **self.sizes())
 
 
 @register("task/decoder", "gan")
-class GANDecoder(Decoder):
+class GANDecoder(ResidualKeys, Decoder):
     """The same from latents to tokens, with noise among its inputs in training."""
 
     name: Literal["gan"] = "gan"
-    hidden: int = setting(128, "width of the hidden layers", ge=1)
-    blocks: int = setting(2, "residual blocks of two layers", ge=0)
-    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
     noise_width: int = setting(4, "numbers of noise that each token's decoding starts from; 0: none", ge=0)
 
     def build(self, shape: TokenShape, width: int) -> nn.Module:
         """(z_BTL, types_BT) -> tokens_BTF; draws from noise("decoder") in training."""
-        return GANCoder(
-            width,
-            shape.num_features,
-            shape.num_types,
-            hidden=self.hidden,
-            blocks=self.blocks,
-            type_width=self.type_width,
-            noise_width=self.noise_width,
-        )
+        return GANCoder(width, shape.num_features, shape.num_types, noise_width=self.noise_width, **self.sizes())

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from loopwright.config.node import setting
+from loopwright.config.node import Node, setting
 from loopwright.config.registry import register
 from loopwright.models.autoencoder.mlp import TypedTokens
 from loopwright.models.autoencoder.parts import Decoder, Encoder, TokenShape
@@ -77,47 +77,36 @@ class TokenGNN(nn.Module):
         return self.out(self.norm(h))  # type: ignore[no-any-return]
 
 
+class MessageKeys(Node):
+    """The keys of a network of messages."""
+
+    hidden: int = setting(64, "width of a token's state", ge=1)
+    messages: int = setting(32, "width of a message between two tokens", ge=1)
+    rounds: int = setting(2, "rounds of message passing", ge=1)
+    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
+
+    def sizes(self) -> dict[str, int]:
+        """Keywords of `TokenGNN` and of whatever is made of one."""
+        return {name: getattr(self, name) for name in MessageKeys.model_fields}
+
+
 @register("task/encoder", "gnn")
-class GNNEncoder(Encoder):
+class GNNEncoder(MessageKeys, Encoder):
     """Message passing: a token's latent knows the other tokens of its sample."""
 
     name: Literal["gnn"] = "gnn"
-    hidden: int = setting(64, "width of a token's state", ge=1)
-    messages: int = setting(32, "width of a message between two tokens", ge=1)
-    rounds: int = setting(2, "rounds of message passing", ge=1)
-    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
 
     def build(self, shape: TokenShape, width: int) -> nn.Module:
         """(tokens_BTF, types_BT) -> z_BTL with L = `width`."""
-        return TokenGNN(
-            shape.num_features,
-            width,
-            shape.num_types,
-            hidden=self.hidden,
-            messages=self.messages,
-            rounds=self.rounds,
-            type_width=self.type_width,
-        )
+        return TokenGNN(shape.num_features, width, shape.num_types, **self.sizes())
 
 
 @register("task/decoder", "gnn")
-class GNNDecoder(Decoder):
+class GNNDecoder(MessageKeys, Decoder):
     """Message passing: a token is written in the light of the other latents of its sample."""
 
     name: Literal["gnn"] = "gnn"
-    hidden: int = setting(64, "width of a token's state", ge=1)
-    messages: int = setting(32, "width of a message between two tokens", ge=1)
-    rounds: int = setting(2, "rounds of message passing", ge=1)
-    type_width: int = setting(8, "width of the embedding of a token's type", ge=1)
 
     def build(self, shape: TokenShape, width: int) -> nn.Module:
         """(z_BTL, types_BT) -> tokens_BTF."""
-        return TokenGNN(
-            width,
-            shape.num_features,
-            shape.num_types,
-            hidden=self.hidden,
-            messages=self.messages,
-            rounds=self.rounds,
-            type_width=self.type_width,
-        )
+        return TokenGNN(width, shape.num_features, shape.num_types, **self.sizes())

@@ -1,9 +1,8 @@
 """Rows of an events file written out as they are, so that they can be mapped: for files in chunks or compressed.
 
-The folder is `events` beside that of the walks (`loopwright.tasks.walks.cache`). A file's name is the hash of the HDF5
-file's bytes; it ends with the fingerprint of the rows in it, which every start computes anew from the rows and compares.
-It is written under another name and renamed, so that two processes at once do no harm. A file that does not fit
-(damaged, cut short, another's) is made anew.
+The folder is `events` in the cache (`loopwright.data.cache`). A file's name is the hash of the HDF5 file's bytes; it ends
+with the fingerprint of the rows in it, which every start computes anew from the rows and compares. A file that does not
+fit (damaged, cut short, another's) is made anew.
 """
 
 from __future__ import annotations
@@ -12,31 +11,29 @@ import errno
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from loopwright.data import cache
 from loopwright.data.mapped import MappedRows
 from loopwright.engine.task import Split
 from loopwright.errors import DataError, MachineError
 from loopwright.tasks.autoencoder.hdf5 import Stored
 from loopwright.tasks.autoencoder.layout import NUM_COLUMNS, Array
-from loopwright.tasks.walks import cache
 
 log = logging.getLogger("loopwright")
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORMAT = 1
 _SEAL_BYTES = 64  # the fingerprint in hexadecimal digits
-_LEFT_OVER_SECONDS = 86400.0
 
 
 def place(path: Path) -> Path:
     """The file that the rows of an HDF5 file go to. Reads the whole file to hash it (1.5 GB a second)."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return cache.folder().with_name("events") / f"{digest}-{_FORMAT}.rows"
+    return cache.folder("events") / f"{digest}-{_FORMAT}.rows"
 
 
 def mapped(file: Path, sets: Mapping[Split, Stored]) -> tuple[dict[Split, MappedRows], str] | None:
@@ -65,20 +62,14 @@ def warn(file: Path, reason: str) -> None:
 
 def write(file: Path, slices: Iterable[Array], fingerprint: str, num_bytes: int) -> None:
     """Write rows and the seal. Raises MachineError on a full disk, DataError where the folder cannot be written to."""
-    temporary = file.with_name(f"{file.stem}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+    def fill(stream: BinaryIO) -> None:
+        for rows in slices:
+            stream.write(rows.data)
+        stream.write(fingerprint.encode("ascii"))
+
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(file.parent)
-        try:
-            with temporary.open("wb") as stream:
-                for rows in slices:
-                    stream.write(rows.data)
-                stream.write(fingerprint.encode("ascii"))
-            temporary.replace(file)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        cache.write(file, fill)
     except OSError as error:
         said = f"{num_bytes / 2**20:,.0f} MiB of rows cannot be written to {file.parent} ({error.strerror})"
         if error.errno in _NO_ROOM:
@@ -86,10 +77,3 @@ def write(file: Path, slices: Iterable[Array], fingerprint: str, num_bytes: int)
         raise DataError(
             f"{said}; set LOOPWRIGHT_CACHE to a folder that can be written to, or store the sets contiguous and unpacked"
         ) from error
-
-
-def _sweep(where: Path) -> None:
-    for left in where.glob("*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
-                left.unlink()

@@ -1,47 +1,30 @@
 """Walks on disk: made once for a configuration, checked whenever they are read, never trusted.
 
-The folder is `$LOOPWRIGHT_CACHE/walks`, else `$XDG_CACHE_HOME/loopwright/walks`, else `~/.cache/loopwright/walks`. A
-file's name is the hash of all that decides its content: the configuration of the data, the graph with its jumpers, the
-format and NumPy's version. It is written under another name and renamed, so that two processes at once do no harm. A
-file that does not fit (damaged, cut short, another's) is made anew; a folder that cannot be written to only warns.
+The folder is `walks` in the cache (`loopwright.data.cache`). A file's name is the hash of all that decides its content:
+the configuration of the data, the graph with its jumpers, the format and NumPy's version. A file that does not fit
+(damaged, cut short, another's) is made anew; a folder that cannot be written to only warns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from loopwright.data import cache
 from loopwright.tasks.walks.graph import Array
 
 log = logging.getLogger("loopwright")
 
 Shapes = Mapping[str, tuple[tuple[int, int], np.dtype[np.signedinteger]]]
-# What a killed process left of a file it was writing is swept once it is this old.
-_LEFT_OVER_SECONDS = 86400.0
-
-
-def folder() -> Path:
-    """Where walks are cached."""
-    if own := os.environ.get("LOOPWRIGHT_CACHE"):
-        return Path(own).expanduser() / "walks"
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        home = Path(base) if base else Path.home() / ".cache"
-    except RuntimeError:  # no home directory
-        home = Path(".cache")
-    return home / "loopwright" / "walks"
 
 
 def cached(key: str, shapes: Shapes, make: Callable[[], Mapping[str, Array]]) -> dict[str, Array]:
     """The arrays of `key`, read from the cache or made and put there. `shapes` says what each has to look like."""
-    file = folder() / f"{key}.npz"
+    file = cache.folder("walks") / f"{key}.npz"
     held = _read(file, key, shapes)
     if held is None:
         held = dict(make())
@@ -70,27 +53,10 @@ def _read(file: Path, key: str, shapes: Shapes) -> dict[str, Array] | None:
 
 
 def _write(file: Path, key: str, arrays: Mapping[str, Array]) -> None:
-    temporary = file.with_name(f"{key}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(file.parent)
-        try:
-            with temporary.open("wb") as stream:
-                np.savez(stream, seal=np.array(_seal(key, arrays)), **arrays)  # type: ignore[arg-type]
-            temporary.replace(file)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        cache.write(file, lambda stream: np.savez(stream, seal=np.array(_seal(key, arrays)), **arrays))  # type: ignore[arg-type]
     except OSError as error:
         log.warning("the walks cannot be cached in %s (%s); they are made anew each time", file.parent, error.strerror)
-
-
-def _sweep(where: Path) -> None:
-    for left in where.glob("*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _LEFT_OVER_SECONDS:
-                left.unlink()
 
 
 def _seal(key: str, arrays: Mapping[str, Array]) -> str:
