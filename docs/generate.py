@@ -107,14 +107,13 @@ def config_page() -> str:
         shapes = shapes_trajectory(Recipe.model_fields[section])
         blocks += [f"## {section}", inspect.getdoc(cls) or "", _keys(cls, f"{section}.", shapes=shapes)]
     for group in CHOICES:
-        blocks += [f"## {_dotted(group)}", _GROUPS[group]]
         tables = {name: _keys(lookup(group, name), f"{_dotted(group)}.") for name in names(group)}
         alike = len(tables) > 1 and len(set(tables.values())) == 1
+        shared = next(iter(tables.values())) if alike else ""
+        blocks += [f"## {_dotted(group)}", _GROUPS[group], shared]
         for name, table in tables.items():
             heading = f"### `{_dotted(group)}={name}`"
             blocks += [heading, inspect.getdoc(lookup(group, name)) or "", "" if alike else table]
-        if alike:
-            blocks += ["All of them have the same keys:", next(iter(tables.values()))]
         if group in _TORCH:
             blocks += _of_torch(group)
     return "\n\n".join(block for block in blocks if block) + "\n"

@@ -19,7 +19,7 @@ from loopwright.engine.task import Split
 from loopwright.errors import RunError
 from loopwright.hooks.views import views, write_arrays
 from loopwright.record.checkpoint import fits
-from loopwright.record.files import write_atomic, write_json
+from loopwright.record.files import explained, write_atomic, write_json
 from loopwright.record.index import Entry, Index
 from loopwright.record.read import read_config, read_json
 from loopwright.streams import isolated
@@ -69,7 +69,8 @@ def evaluate_run(
                 rows = list(built.task.examples(built.state.model, split, device))
             shown = views(built.task, built.state.model, split, built.streams, step=entry.step, epoch=entry.epoch)
     folder = path / "evaluation"
-    folder.mkdir(exist_ok=True)
+    with explained(folder, 0):
+        folder.mkdir(exist_ok=True)
     label = f"{split}_{checkpoint}"
     files = [folder / f"{label}_metrics.json"]
     write_json(

@@ -123,6 +123,8 @@ def _train(
     resumed = recorder.open(state)
     recorded = read_json(where.path / "environment.json") if resumed else None
     if recorded is None:
+        if (where.path / "environment.json").exists():
+            log.info("no checkpoint was written before it ended: it begins again at step 0")
         write_json(where.path / "environment.json", environment)
         write_atomic(where.path / "pip_freeze.txt", pip_freeze(), durable=False)
         write_atomic(where.path / "code.diff", origin.code_diff(), durable=False)
@@ -179,7 +181,9 @@ def _train(
         where.end_session(end, state.step)
         finish(trackers, interrupt)
     families = recipe.plots.at_end()
-    if families and outcome.epochs and outcome.status != "interrupted":
+    if outcome.status == "interrupted":
+        background.leave()
+    elif families and outcome.epochs:
         background.draw_later(where.path, families, each_epoch=recipe.plots.every_epoch)
     return outcome
 

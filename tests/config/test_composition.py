@@ -227,6 +227,22 @@ class TestDirectory:
         assert recipe.model.name == f"{parts}:Line" and recipe.model.bias is False
         assert type(recipe.model).__module__ == parts
 
+    def test_names_the_runs_of_a_task_of_ones_own(self, tmp_path: Path, parts: str) -> None:
+        own = f"{parts}:MineConfig"
+        text = "from loopwright.tasks.regression.task import RegressionConfig\n\nclass MineConfig(RegressionConfig):\n"
+        written(tmp_path / f"{parts}.py", f"{text}    name: str = {own!r}\n")
+        written(tmp_path / "task" / "mine.yaml", f"name: {own}\n")
+        assert of("task=mine", config_dir=tmp_path).recipe.name == "mine"
+        assert of("task=mine", "name=other", config_dir=tmp_path).recipe.name == "other"
+        assert of(f"task={own}").recipe.name is None  # the class's name then, as no other was typed
+
+    def test_declares_metrics_that_one_can_follow(self, tmp_path: Path, parts: str) -> None:
+        text = "from loopwright.tasks.regression.task import RegressionConfig\n\nclass MineConfig(RegressionConfig):\n"
+        text += f"    name: str = '{parts}:MineConfig'\n    def metrics(self):\n        return {{'loss': 'min', 'r2': 'up'}}\n"
+        written(tmp_path / f"{parts}.py", text)
+        with pytest.raises(ConfigError, match="the metric 'r2' is declared as 'up'; use 'min', 'max' or None"):
+            of(f"task={parts}:MineConfig")
+
     def test_serves_a_recorded_recipe_too(self, tmp_path: Path) -> None:
         written(tmp_path / "optim" / "slow.yaml", "name: sgd\nlr: 0.001\n")
         recorded = plain(of("optim.betas=[0.5,0.9]").recipe)

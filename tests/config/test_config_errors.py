@@ -89,6 +89,15 @@ def test_parts_that_do_not_fit_are_reported_beside_wrong_keys() -> None:
             ["plots.families.codbook=false"],
             "`plots.families.codbook` is False: there is no such key; did you mean `plots.families.codebook`?",
         ),
+        (
+            ["plots.families.loss=false"],
+            "`plots.families.loss` is False: there is no such key; did you mean `plots.families.losses`?",
+        ),
+        (
+            ["task=autoencoder", "task.latent.codes=64"],
+            "`task.latent.codes` is 64: there is no such key; with task/latent=vq there is",
+        ),
+        (["trackers=tensorboard"], "`trackers` is 'tensorboard'; it should be a list, for example [tensorboard]"),
         (["train.precision=fp8"], "`train.precision` is 'fp8'; it should be 'fp32', 'bf16' or 'fp16'"),
         (
             ["train.validate_every=10"],

@@ -66,8 +66,10 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     load_builtin()
     registered, modules = copy.deepcopy(registry._registry), set(sys.modules)
     yield Session(tmp_path, monkeypatch, ELSEWHERE)
-    registry._registry.clear()
-    registry._registry.update(registered)
+    for group, choices in registry._registry.items():
+        for name in choices.keys() - registered.get(group, {}).keys():
+            if not choices[name].__module__.startswith("loopwright."):  # whose modules stay, and register once
+                del choices[name]
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]

@@ -115,6 +115,7 @@ def test_where_the_module_goes(here: Path) -> None:
     (here / "tests/__init__.py").touch()  # no package of the project's
     made = command("new", "loss", "robust")
     assert made.code == 0 and "  pip install -e .\n" in made.out
+    assert "pip install -e .\nloopwright train" in (here / "README_robust.md").read_text()
     assert (here / "src/alpha/robust.py").exists() and not (here / "pyproject.toml").exists()
     assert "name: alpha.robust:" in (here / "conf/task/loss/robust.yaml").read_text()
     (here / "beta").mkdir()
@@ -165,6 +166,7 @@ def test_another_directory(here: Path) -> None:
         ("model", "torch", "the name of another module or folder"),
         ("model", "random", "the name of another module or folder"),
         ("model", "conf", "the name of another module or folder"),
+        ("model", "runs", "the name of another module or folder"),
     ],
 )
 def test_names_that_will_not_do(kind: str, name: str, said: str, here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_an_operation_without_a_deterministic_form_is_named(tmp_path: Path):
         loopwright.fit(Puts, nn.MSELoss(), train=data, epochs=1, out=tmp_path)
     outcome = loopwright.fit(Puts, nn.MSELoss(), train=data, epochs=1, out=tmp_path, deterministic=False)
     assert outcome.status == "completed"
+
+
+def test_going_on_without_a_checkpoint_says_that_it_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    outcome = loopwright.train("experiment=self_test", "train.epochs=1", "plots=none", out=tmp_path)
+    assert outcome.run is not None and "begins again" not in caplog.text
+    shutil.rmtree(Path(outcome.run) / "checkpoints")
+    for name in ("result.json", "model.pt"):
+        (Path(outcome.run) / name).unlink()
+    with caplog.at_level("INFO", logger="loopwright"):
+        again = loopwright.train("experiment=self_test", "train.epochs=1", "plots=none", out=tmp_path, resume=True)
+    assert again.run == outcome.run and "no checkpoint was written before it ended" in caplog.text
 
 
 def test_leftovers_of_a_kill_after_the_result_are_swept(tmp_path: Path):

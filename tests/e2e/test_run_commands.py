@@ -285,7 +285,7 @@ def test_figures_are_drawn_from_the_record_alone(tmp_path: Path) -> None:
     ended = command("figures", run)
     assert ended.code == 0, ended.err
     drawn = sorted(path.name for path in (run / "figures").iterdir())
-    assert drawn == ["losses.png", "losses.svg", "metrics.png", "metrics.svg"]
+    assert drawn == [f"{family}.{kind}" for family in ("latency", "losses", "metrics") for kind in ("png", "svg")]
     assert sorted(ended.out.split()) == [str(run / "figures" / name) for name in drawn]
 
 

@@ -70,7 +70,7 @@ def history(path: Path, rows: int) -> Path:
         (("optim.lr=nan",), "`optim.lr` is nan"),
         (("train.epochs",), "is not an override; write key=value"),
         (("optim=LBFGS",), "which cannot be used"),
-        (("plots=many",), "`plots` is 'many'"),
+        (("plots=many",), "`plots`: 'many' is not known"),
     ],
 )
 def test_one_problem_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -131,7 +131,7 @@ def test_in_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argum
 def test_in_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("experiment=gru_baseline", "task.data.synthetic.rows=60", "task.data.window=7", "train.epochs=1")
     path = command("train", *small, "model.hidden=4", "plots=none", "--out", tmp_path, "--json").run
-    monkeypatch.setattr("loopwright.prediction.predict", lambda *given, **more: too_much())
+    monkeypatch.setattr("loopwright.tasks.set_prediction.predict.predict", lambda *given, **more: too_much())
     assert "out of memory while predicting with train.batch_size=" in refused(command("predict", path))
 
 

@@ -17,7 +17,7 @@ from loopwright.errors import RunError
 from loopwright.report import curves, frame
 from loopwright.report.draw import draw, main
 from loopwright.report.frame import Record
-from loopwright.report.style import BLUE, GREEN, applied, rendered
+from loopwright.report.style import BLUE, GREEN, LIGHT_BLUE, applied, rendered
 from support.records import record, write_result
 
 CURVES = ("losses", "metrics")
@@ -132,6 +132,23 @@ def test_losses_over_orders_of_magnitude_get_a_log_axis(tmp_path: Path) -> None:
     assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "loss (log scale)")
     (axes,) = loss_figure(record(tmp_path / "run", loss=lambda step: -(10.0 ** (-step / 30)))).axes
     assert axes.get_yscale() == "linear"
+
+
+def test_a_log_axis_with_one_power_of_ten_has_more_numbers(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", loss=lambda step: 0.05 * 40.0 ** (-step / 120), val=lambda row: {"loss": 0.02})
+    figure = loss_figure(run_dir)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    shown = {label.get_text() for label in axes.get_yticklabels() if low <= label.get_position()[1] <= high}
+    assert axes.get_yscale() == "log" and shown == {"0.003", "0.01", "0.03"}
+
+
+def test_few_steps_are_drawn_as_the_curve_and_many_behind_their_mean(tmp_path: Path) -> None:
+    for steps, color in ((3, BLUE), (40, LIGHT_BLUE)):
+        figure = loss_figure(record(tmp_path / f"run{steps}", 2, steps))
+        (drawn,) = (each for each in figure.axes[0].get_lines() if str(each.get_label()).startswith("train, per step"))
+        assert drawn.get_color() == color
 
 
 def _add_columns(table: Path, **columns: list[object]) -> None:

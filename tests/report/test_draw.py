@@ -217,3 +217,15 @@ def test_redrawing_draws_the_epochs_of_a_recipe_that_asks_for_them(tmp_path: Pat
     assert not any("epoch" in path.name for path in redraw(run_dir))
     write_config(run_dir, stop={"gate": {"accuracy": 0.5}}, plots={"name": "full"})
     assert {"losses-epoch-001.png", "metrics-epoch-006.png", "losses.svg"} <= {path.name for path in redraw(run_dir)}
+
+
+def test_what_best_follows_is_known_while_a_run_goes_on(tmp_path: Path) -> None:
+    run_dir = full(tmp_path / "run")
+    (run_dir / "events.jsonl").write_text('{"event": "on_start", "monitor": "val_recall", "mode": "max", "x": 1}\n')
+    assert Record(run_dir, 3).result == {"monitor": "val_recall", "mode": "max"}
+    assert Record(run_dir).result["monitor"] == "val_accuracy"
+    (run_dir / "result.json").unlink()
+    assert Record(run_dir).result == {"monitor": "val_recall", "mode": "max"}
+    for damaged in ("{", "[1]\n", '{"monitor": 3}\n'):
+        (run_dir / "events.jsonl").write_text(damaged)
+        assert Record(run_dir).result == {}

@@ -35,6 +35,17 @@ def run_of(out: Path, *recipe: str) -> Path:
     return ended.run
 
 
+def test_a_run_without_views_says_how_to_get_more_figures(tmp_path: Path) -> None:
+    ended = command(
+        "train", *REGRESSION, "train.epochs=1", "record.code=false", "plots=none", "--out", tmp_path, "--json"
+    )
+    drawn = command("figures", ended.run)
+    assert "fit.svg" not in drawn.out and f"`loopwright evaluate {ended.run.name}` measures" in drawn.err
+    assert command("evaluate", ended.run).code == 0
+    drawn = command("figures", ended.run)
+    assert "fit.svg" in drawn.out and drawn.err == ""
+
+
 def views(run: Path, split: str = "test") -> dict[str, np.ndarray[Any, Any]]:
     with np.load(run / "evaluation" / f"{split}_best_views.npz") as file:
         return dict(file)

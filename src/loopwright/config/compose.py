@@ -164,6 +164,7 @@ def _composed(
         asked = [written.get("task"), *(a.value for a in rest if a.key.replace(".", "/") in ("task", "task/name"))]
         own_task = any(_name_of(part) is not None for part in asked)
         experiment = None if own_task else DEFAULT_EXPERIMENT
+    chosen = [a.value for a in rest if a.key == "task" and isinstance(a.value, str) and ":" not in a.value]
     tree = _hydra("experiment", experiment, config_dir) if experiment else {}
     _lay(tree, written, rest, config_dir, problems)
     try:
@@ -174,6 +175,9 @@ def _composed(
     tree = {str(key): value for key, value in resolved.items()}
     if tree.get("name") is None:
         tree["name"] = experiment
+        if experiment is None and chosen and ":" in (_name_of(tree.get("task")) or ""):
+            # A group file of one's own that names an import path: its runs go by the name that was typed.
+            tree["name"] = chosen[-1].rpartition("/")[2]
     return tree, experiment
 
 

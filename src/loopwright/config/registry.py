@@ -77,9 +77,9 @@ def _known(group: str) -> set[str]:
     return {*_declared.get(group, {}), *_registry.get(group, {})}
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint ` (nearest: x)` for a misspelt word, or an empty string."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint `; did you mean 'x'?` for a misspelt word, or an empty string where none is as alike as `cutoff`."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

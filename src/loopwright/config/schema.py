@@ -109,6 +109,9 @@ class Recipe(Node):
 
     def _metric_problems(self) -> Iterator[str]:
         metrics = self.task.metrics_of(self.model)
+        for name, direction in metrics.items():
+            if direction not in ("min", "max", None):
+                yield f"`task`: the metric {name!r} is declared as {direction!r}; use 'min', 'max' or None (neither)"
         known = [f"val_{name}" for name, direction in metrics.items() if direction is not None]
         measured = f"the task measures: {', '.join(known)}"
         counts = {f"val_{name}" for name, direction in metrics.items() if direction is None}
@@ -239,7 +242,7 @@ def _lines(problems: list[ErrorDetails], tree: Mapping[str, Any]) -> list[str]:
         key, given, message, kind = _key(problem["loc"], tree), problem["input"], problem["msg"], problem["type"]
         if kind == "extra_forbidden":
             known = [dotted for dotted, _, _ in walk(Recipe, tree)]
-            message = f"there is no such key{_owners(key) or _nearest_key(key, known)}"
+            message = f"there is no such key{_owners(key, tree) or _nearest_key(key, known)}"
             lines[key, f"`{key}` is {_shown(given)}: "] = [message]
         elif kind == "missing":
             lines[key, f"`{key}` is missing; "] = ["give it a value"]
@@ -247,6 +250,8 @@ def _lines(problems: list[ErrorDetails], tree: Mapping[str, Any]) -> list[str]:
             lines |= {("", line): [""] for line in message.splitlines()}
         elif not (kind == "too_short" and given):  # given, but each of its items is wrong already
             message = _MESSAGES.get(kind, message.removeprefix("Value error, ").replace("Input should", "it should"))
+            if kind == "tuple_type" and isinstance(given, str | int | float) and given != "":
+                message = f"it should be a list, for example [{', '.join(re.split(r' *, *', str(given)))}]"
             if kind == "too_short" and _may_be_null(key, tree):
                 message += "; null leaves it out"
             own = kind == "choice_name" or (isinstance(given, Mapping) and kind not in _MESSAGES)
@@ -282,21 +287,23 @@ def _may_be_null(key: str, tree: Any) -> bool:
     return any(dotted == key and type(None) in get_args(field.annotation) for dotted, field, _ in walk(Recipe, tree))
 
 
-def _owners(key: str) -> str:
+def _owners(key: str, tree: Any) -> str:
     """A hint for a key that another choice of the same part has: `task.encoder` where the task is a regression."""
-    part, _, leaf = key.partition(".")
-    choice = choice_of(Recipe.model_fields[part]) if part in Recipe.model_fields else None
-    owners = [name for name in names(choice.group) if leaf in lookup(choice.group, name).model_fields] if choice else []
-    return f"; with {' or '.join(f'{part}={name}' for name in owners)} there is" if owners else ""
+    part, _, leaf = key.rpartition(".")
+    choice = next((choice_of(field) for dotted, field, _ in walk(Recipe, tree) if dotted == part), None)
+    found = names(choice.group, choice.base) if choice else []
+    owners = [name for name in found if choice and leaf in lookup(choice.group, name).model_fields]
+    group = part.replace(".", "/")
+    return f"; with {' or '.join(f'{group}={name}' for name in owners)} there is" if owners else ""
 
 
 def _nearest_key(key: str, known: list[str]) -> str:
     leaf = key.rsplit(".", 1)[-1]
-    same_leaf = [dotted for dotted in known if dotted.rsplit(".", 1)[-1] == leaf]
-    if same_leaf:
-        return f"; did you mean `{same_leaf[0]}`?"
     parent = key.rpartition(".")[0]
     siblings = {dotted.rsplit(".", 1)[-1]: dotted for dotted in known if dotted.rpartition(".")[0] == parent}
+    same_leaf = [dotted for dotted in known if dotted.rsplit(".", 1)[-1] == leaf]
+    if same_leaf and not nearest(leaf, siblings, cutoff=0.75):
+        return f"; did you mean `{same_leaf[0]}`?"
     leaves = siblings | {
         dotted.rsplit(".", 1)[-1]: dotted for dotted in known if dotted.rsplit(".", 1)[-1] not in siblings
     }

@@ -76,7 +76,7 @@ class _Loop:
     def run(self, interrupted: Callable[[], bool]) -> Outcome:
         state, plan, recorder = self.state, self.plan, self.recorder
         fresh = state.step == 0 and not state.history
-        self.emit("on_start", record=fresh)
+        self.emit("on_start", record=fresh, monitor=plan.ranking.monitor, mode=plan.ranking.mode)
         if not state.model.training:  # modules that the task froze in evaluation mode stay as they are
             state.model.train()
         self.stop = first_stop(plan.stops, state.history)

@@ -45,7 +45,8 @@ class Tracker(Hook):
 
     def on_start(self, info: Info) -> None:
         if not installed(self.name):
-            raise RuntimeError(f"{self.name} is not installed; pip install 'loopwright[{self.name}]'")
+            log.warning("%s is not installed, nothing is sent; pip install 'loopwright[%s]'", self.name, self.name)
+            return
         (self._run / FOLDER).mkdir(exist_ok=True)
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from loopwright.errors import MachineError, RunError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _GATHERED = 1 << 16  # bytes of small writes that are handed to the system as one
 
 
@@ -46,7 +47,8 @@ class Written:
 
 @contextmanager
 def explained(path: Path, num_bytes: int) -> Iterator[None]:
-    """Turn a full or failing disk into a MachineError that names the file and the space needed."""
+    """Turn a full or failing disk into a MachineError that names the file and the space needed, a forbidden one into a
+    RunError."""
     try:
         yield
     except OSError as error:
@@ -58,6 +60,10 @@ def explained(path: Path, num_bytes: int) -> Iterator[None]:
         if error.errno == errno.EIO:
             raise MachineError(
                 f"the disk failed while writing {path}: {error.strerror}; committed files are intact"
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise RunError(
+                f"{path} cannot be written ({error.strerror}); work on a copy of the run in a folder that you may write to"
             ) from error
         if error.errno == errno.ELOOP:
             raise RunError(f"{path} should be a file and is a link; remove it") from error

@@ -77,7 +77,8 @@ class Run:
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is not a run: it has no config.yaml")
         run = cls(path, DirectoryLock(path / ".lock").acquire())
-        swept = (path, path / "task", path / "captures")  # of what a process killed before its rename left behind
+        # Of what a process killed before its rename left behind.
+        swept = (path, path / "task", path / "captures", path / "evaluation")
         for leftover in (file for folder in swept for file in folder.glob(".*.tmp")):
             leftover.unlink(missing_ok=True)
         return run

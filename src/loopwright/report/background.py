@@ -16,6 +16,7 @@ log = logging.getLogger("loopwright")
 
 _WAIT_SECONDS = 60.0
 _drawing: list[Drawing] = []
+_left_alone: list[Drawing] = []
 
 
 class Drawing:
@@ -28,7 +29,11 @@ class Drawing:
     def cpu_seconds(self) -> float | None:
         """What it has cost, None while it is at work."""
         if self._process.returncode is None:
-            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            try:
+                pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has asked for its end (SIGCHLD is ignored, say)
+                self._process.returncode = 0
+                return self._seconds
             if pid == 0:
                 return None
             self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -52,12 +57,16 @@ def draw_later(run: Path, families: Sequence[str], *, each_epoch: bool = False) 
         atexit.register(wait)
     wait()
     arguments = [str(run), ",".join(families), *(["--each-epoch"] if each_epoch else [])]
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "loopwright.report.draw", *arguments],
+            # -P: a file `queue.py` where the person stands is not the module.
+            [sys.executable, "-P", "-m", "loopwright.report.draw", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
         )
     except OSError as error:
         log.warning("the figures could not be drawn: %s", error)
@@ -72,3 +81,9 @@ def wait() -> None:
         drawing = _drawing.pop()
         with suppress(KeyboardInterrupt):
             drawing.wait(_WAIT_SECONDS)
+
+
+def leave() -> None:
+    """Wait for no figure: after a signal, a scheduler grants seconds. What is being drawn goes on by itself."""
+    _left_alone.extend(_drawing)
+    _drawing.clear()

@@ -138,7 +138,8 @@ def draw_steps(axes: Axes, x: Array, y: Array) -> None:
     label = counted("train, per step", y)
     bin_size = math.ceil(len(y) / _BINS) if len(y) > 4 * _BINS else 1
     if bin_size == 1:
-        axes.plot(x, y, color=LIGHT_BLUE, linewidth=0.8, marker=dotted(y, 2), markersize=3, label=label, zorder=2)
+        color = LIGHT_BLUE if len(y) >= 80 else BLUE  # light behind its average, where there are enough for one
+        axes.plot(x, y, color=color, linewidth=0.8, marker=dotted(y, 2), markersize=3, label=label, zorder=2)
     else:
         filled = np.append(y, np.full(-len(y) % bin_size, np.nan)).reshape(-1, bin_size)
         x = np.append(x, np.full(-len(x) % bin_size, x[-1])).reshape(-1, bin_size).mean(axis=1)

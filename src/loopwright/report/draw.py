@@ -84,7 +84,7 @@ def draw_epochs(run_dir: Path, families: Sequence[str] | None = None, *, again: 
     record = _record(run_dir)
     written: list[Path] = []
     with applied():
-        for epoch in sorted({int(epoch) for epoch in record.epochs.get("epoch", ()) if epoch is not None}):
+        for epoch in _whole(record.epochs.get("epoch", ())):
             then = Record(record.path, epoch)
             for family in FAMILIES if families is None else families:
                 path = record.path / "figures" / f"{family}-epoch-{epoch:03d}.png"
@@ -98,6 +98,11 @@ def redraw(run_dir: Path) -> list[Path]:
     plots = Record(Path(run_dir)).config.get("plots")
     each_epoch = isinstance(plots, dict) and plots.get("name") == "full"
     return draw(run_dir) + (draw_epochs(run_dir, again=True) if each_epoch else [])
+
+
+def _whole(epochs: Sequence[float | None]) -> list[int]:
+    """The numbers of the epochs, in order; what a damaged table has instead is left out."""
+    return sorted({int(epoch) for epoch in epochs if epoch is not None and 1 <= epoch < 1e9 and epoch % 1 == 0})
 
 
 def _record(run_dir: Path) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from loopwright.report.captures import Capture, find_captures
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Columns = dict[str, list[float | None]]
+_MOST_CHARACTERS = 10_000  # of an event that says how a run began
 # A metric over the samples of some lengths only: val_token_accuracy_len_6_10, both bounds included.
 LENGTH_BIN = re.compile(r"(?:val_)?(?P<metric>.+)_len_(?P<low>\d+)_(?P<high>\d+)$", re.ASCII)
 
@@ -50,13 +52,23 @@ class Record:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """What `result.json` says; nothing while the run goes on, or where the file is damaged."""
-        if self.epoch is not None:
-            return {}
+        """What `result.json` says; while the run goes on, or where the file is damaged, what `best` follows at most."""
         try:
-            return read_json(self.path / "result.json") or {}
+            ended = read_json(self.path / "result.json") if self.epoch is None else None
         except RunError:
+            ended = None
+        return ended or self._followed
+
+    @cached_property
+    def _followed(self) -> dict[str, Any]:
+        """`monitor` and `mode`, of the first event; nothing where it is missing or damaged."""
+        try:
+            with (self.path / "events.jsonl").open(encoding="utf-8") as file:
+                began = json.loads(file.readline(_MOST_CHARACTERS))
+        except (OSError, ValueError, RecursionError):
             return {}
+        facts = {name: began.get(name) for name in ("monitor", "mode")} if isinstance(began, dict) else {}
+        return {name: value for name, value in facts.items() if isinstance(value, str)}
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, ScalarFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
 
-from loopwright.record.files import write_atomic
+from loopwright.record.files import explained, write_atomic
 from loopwright.report.frame import Array
 
 # Okabe and Ito's palette (2008): told apart with any colour vision, and in grey.
@@ -67,8 +67,9 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 
 def save(image: bytes, path: Path) -> Path:
-    """Write a rendered figure; returns its path. Raises MachineError where there is no room."""
-    path.parent.mkdir(exist_ok=True)
+    """Write a rendered figure; returns its path. Raises MachineError where there is no room, RunError where it may not."""
+    with explained(path, len(image)):
+        path.parent.mkdir(exist_ok=True)
     write_atomic(path, image, durable=False)
     return path
 
@@ -149,6 +150,10 @@ def scaled(axes: Axes, label: str, values: Array) -> None:
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > _LOG_RATIO:
         axes.set_yscale("log")
         axes.set_ylabel(f"{label} (log scale)")
+        if np.floor(np.log10(finite.max())) - np.ceil(np.log10(finite.min())) < 1:  # one power of ten tells no scale
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylabel(label)
         plain_numbers(axes)

@@ -14,7 +14,7 @@ from loopwright.errors import UserError
 
 _PACKAGED = Path(__file__).parent.parent / "conf"
 _PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
-_NO_PACKAGES = ("benchmarks", "conf", "docs", "examples", "test", "tests")
+_NO_PACKAGES = ("benchmarks", "conf", "docs", "examples", "runs", "test", "tests")
 # Words that an override reads as a value of another kind: task=nan.
 _VALUES = ("false", "inf", "nan", "null", "true")
 

@@ -37,10 +37,13 @@ def write_part(kind: str, name: str, folder: Path, package: str | None = None) -
         raise UserError(f"{', '.join(taken)} exists already; nothing was written, use another name or directory")
     _write(folder, texts)
     test = next(file for file in texts if file.parts[0] == "tests")
-    # A package below src/ is found once the project is installed.
-    install = ("pip install -e .",) if place.module_file.parts[0] == "src" else ()
-    commands = (*install, _command(kind, name), f"python -m pytest {test.as_posix()}")
+    commands = (*_install(place), _command(kind, name), f"python -m pytest {test.as_posix()}")
     return Written(tuple(folder / file for file in texts), commands)
+
+
+def _install(place: Place) -> tuple[str, ...]:
+    """A package below src/ is found once the project is installed."""
+    return ("pip install -e .",) if place.module_file.parts[0] == "src" else ()
 
 
 def _command(kind: str, name: str) -> str:
@@ -68,6 +71,7 @@ def _texts(kind: str, name: str, folder: Path, place: Place) -> dict[Path, str]:
         "conf_file": conf.as_posix(),
         "test_file": test.as_posix(),
         "command": _command(kind, name),
+        "commands": "\n".join([*_install(place), _command(kind, name)]),
         "quoted": ", ".join(f'"{choice}"' for choice in about.choices(name)),
     }
     readme = Path("README.md" if place.fresh and not (folder / "README.md").exists() else f"README_{name}.md")

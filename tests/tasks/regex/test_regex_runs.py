@@ -54,7 +54,8 @@ def test_a_shipped_experiment_records_what_it_is_about(experiment: str, tmp_path
     again = evaluate_run(path, "test", "best")
     assert dict(again.metrics) == pytest.approx(result["test"]["best"])
     assert any("a table by state and position, counted on train, gets" in line for line in again.remarks)
-    assert [Path(file).name for file in again.files] == ["test_best_metrics.json", "test_best_examples.csv"]
+    written = [f"test_best_{name}" for name in ("metrics.json", "examples.csv", "views.npz")]
+    assert [Path(file).name for file in again.files] == written
 
 
 def test_two_runs_with_one_seed_leave_the_same_files(tmp_path: Path) -> None:

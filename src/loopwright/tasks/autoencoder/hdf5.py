@@ -89,7 +89,7 @@ def _located(path: Path, file: Any, name: str) -> Stored:
     link = file.get(name, getlink=True)
     if link is None:
         there = ", ".join(sorted(repr(key) for key in list(file)[:10])) or "nothing"
-        raise DataError(f"{path} has no {name}; it has {there}")
+        raise DataError(f"{path} has no {name}; it has {there}; X_train, X_val and X_test belong at its root")
     if not isinstance(link, h5py.HardLink):
         raise DataError(f"{path}: {name} is a link to elsewhere, which is not followed; store the rows in this file")
     if file.get(name, getclass=True) is not h5py.Dataset:

@@ -127,6 +127,12 @@ class Loop(ABC):
         return total, parts
 
 
+def blanked(batch: Batch) -> Batch:
+    """The batch with 0 where there is no token: masks alone would let a nan that stands there into the gradients."""
+    tokens_BTF, types_BT, globals_BG = batch
+    return tokens_BTF.masked_fill((types_BT == 0).unsqueeze(-1), 0.0), types_BT, globals_BG
+
+
 def mean_squared_error(predicted_BTF: Tensor, target_BTF: Tensor, types_BT: Tensor) -> Tensor:
     """The mean over the features of all real tokens of a batch; 0 where it has none."""
     squared, values = squared_error(predicted_BTF, target_BTF, types_BT)

@@ -24,7 +24,7 @@ from loopwright.models.autoencoder.pooling import mean_of_real
 from loopwright.streams import Streams
 from loopwright.tasks.autoencoder.baseline import mean_error, mean_tokens
 from loopwright.tasks.autoencoder.data import TokenData, TokenSamples
-from loopwright.tasks.autoencoder.loop import Batch, Loop, LoopConfig
+from loopwright.tasks.autoencoder.loop import Batch, Loop, LoopConfig, blanked
 from loopwright.tasks.autoencoder.module import Autoencoder
 from loopwright.tasks.autoencoder.views import views
 from loopwright.tasks.base import TaskConfig
@@ -97,11 +97,11 @@ class AutoencoderTask(Task):
 
     def losses(self, model: nn.Module, batch: Batch, at: At) -> Iterator[Loss]:
         assert isinstance(model, Autoencoder)
-        return self.loop.losses(model, batch, at)
+        return self.loop.losses(model, blanked(batch), at)
 
     def measure(self, model: nn.Module, batch: Batch, at: At) -> Sums:
         assert isinstance(model, Autoencoder)
-        return self.loop.measure(model, batch, at)
+        return self.loop.measure(model, blanked(batch), at)
 
     def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
         found = self.loop.finish(sums)
@@ -126,9 +126,10 @@ class AutoencoderTask(Task):
         if tokens is not None and math.isfinite(tokens) and loader is not None and train is not None:
             mean = mean_error(loader, mean_tokens(train, self.shape))
             share = f", {tokens / mean:.1%} of it" if mean else ""
-            lines.append(
-                f"{split} tokens error is {tokens:.4g}; predicting each type's training mean has {mean:.4g}{share}"
-            )
+            if mean is not None:  # a split of nothing but padding has no error to speak of
+                lines.append(
+                    f"{split} tokens error is {tokens:.4g}; predicting each type's training mean has {mean:.4g}{share}"
+                )
         perplexity, dead = metrics.get("perplexity"), metrics.get("dead_codes")
         if perplexity is not None and dead is not None:
             lines.append(f"{split} perplexity is {perplexity:.1f}; {dead:.0f} codes are not used by this split")
@@ -145,7 +146,7 @@ class AutoencoderTask(Task):
         assert isinstance(model, Autoencoder)
         labels = self.samples.labels.get(split)
         label_B = None if labels is None else labels[: len(batch[0])].to(batch[0].device)
-        shown = views(self.loop, model, batch, at, self.samples.scale, label_B)
+        shown = views(self.loop, model, blanked(batch), at, self.samples.scale, label_B)
         image = self.config.data.image()
         return shown if image is None else {**shown, "image": torch.tensor(image)}
 
@@ -155,7 +156,7 @@ class AutoencoderTask(Task):
         assert isinstance(model, Autoencoder) and loader is not None
         at, index = At(Streams(self._seed), 0, 0, device), 0
         for tokens_BTF, types_BT, globals_BG in loader.epoch(0):
-            batch = (tokens_BTF.to(device), types_BT.to(device), globals_BG.to(device))
+            batch = blanked((tokens_BTF.to(device), types_BT.to(device), globals_BG.to(device)))
             with torch.inference_mode():
                 columns = [column.tolist() for column in self._errors(model, batch, at)]
             for number, tokens, *others in zip(*columns, strict=True):
