@@ -53,6 +53,11 @@ def test_all_problems_are_said_at_once() -> None:
     assert "loop.sampling_steps=25 are more than loop.timesteps=10; use at most as many" in line
 
 
+def test_sampling_strides_over_the_timesteps() -> None:
+    (line,) = said("task.loop=diffusion", "task.loop.timesteps=100", "task.loop.sampling_steps=60")
+    assert "loop.sampling_steps=60 do not stride over loop.timesteps=100; use at most 50, or all 100" in line
+
+
 def test_there_is_no_model_beside_the_parts() -> None:
     assert said("model=mlp") == ["`model` is 'mlp'; the task 'autoencoder' has no top-level model, leave it out"]
 

@@ -60,6 +60,12 @@ class Diffusion(LoopConfig):
                 f"loop.sampling_steps={self.sampling_steps} are more than loop.timesteps={self.timesteps}; "
                 "use at most as many"
             )
+        elif self.timesteps // 2 < self.sampling_steps < self.timesteps:
+            # DDIM strides by whole timesteps: with a stride of one it would start from noise at a step that is not all noise.
+            yield (
+                f"loop.sampling_steps={self.sampling_steps} do not stride over loop.timesteps={self.timesteps}; "
+                f"use at most {self.timesteps // 2}, or all {self.timesteps}"
+            )
 
     def metrics(self) -> Metrics:
         return {"denoising": "min"}
