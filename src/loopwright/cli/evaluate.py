@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from loopwright.cli import options
+from loopwright.cli.importing import importing
 
 
 @click.command("evaluate")
@@ -29,9 +30,11 @@ def command(
     """Measure a split with a checkpoint of RUN; writes evaluation/<split>_<checkpoint>_metrics.json."""
     from loopwright.cli.show import start_logging
     from loopwright.cli.text import number, table
-    from loopwright.evaluation import evaluate_run
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
+
+    with importing():
+        from loopwright.evaluation import evaluate_run
 
     start_logging()
     found = evaluate_run(

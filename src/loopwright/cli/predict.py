@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from loopwright.cli import options
+from loopwright.cli.importing import importing
 
 
 @click.command("predict")
@@ -32,9 +33,11 @@ def command(
     """Rank the parts most likely to come next, from the last events up to a day."""
     from loopwright.cli.show import start_logging
     from loopwright.cli.text import table
-    from loopwright.prediction import predict_run
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
+
+    with importing():
+        from loopwright.prediction import predict_run
 
     start_logging()
     ranked = predict_run(

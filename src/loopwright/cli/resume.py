@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from loopwright.cli import options
+from loopwright.cli.importing import importing
 
 
 @click.command("resume")
@@ -32,7 +33,9 @@ def command(
     """
     from loopwright.cli.show import observers, start_logging
     from loopwright.record.read import read_config, resolve_run
-    from loopwright.resuming import resume_run
+
+    with importing():
+        from loopwright.resuming import resume_run
 
     start_logging()
     path = resolve_run(run, options.root(out))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from loopwright.cli import options
+from loopwright.cli.importing import importing
 
 
 @click.command("train", context_settings={"ignore_unknown_options": False})
@@ -44,7 +45,8 @@ def command(
 
     Overrides are Hydra's: model=gru chooses a group, train.epochs=20 sets a key. docs/reference/config.md has every key.
     """
-    from loopwright.config.compose import compose
+    with importing():
+        from loopwright.config.compose import compose
 
     if deterministic is not None:
         overrides = (*overrides, f"deterministic={str(deterministic).lower()}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from loopwright.cli import options
+from loopwright.cli.importing import importing
 
 
 @click.command("verify")
@@ -48,9 +49,11 @@ def command(
         raise UserError("--keep keeps what is trained, and two records are compared without training; add --rerun")
     from loopwright.cli.show import observers, start_logging
     from loopwright.cli.text import printable
-    from loopwright.proof.verify import verify_pair, verify_run
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
+
+    with importing():
+        from loopwright.proof.verify import verify_pair, verify_run
 
     start_logging()
     path = resolve_run(run, options.root(out))
