@@ -24,9 +24,10 @@ from loopwright.cli.main import Lazy, loopwright
 from loopwright.config.compose import CHOICES, DEFAULT_EXPERIMENT, PACKAGED, parse_override
 from loopwright.config.durations import Duration
 from loopwright.config.identity import shapes_trajectory
+from loopwright.config.keys import choice_of
 from loopwright.config.node import Node
 from loopwright.config.registry import lookup, names
-from loopwright.config.schema import Recipe, choice_of
+from loopwright.config.schema import Recipe
 from loopwright.optim import optimizers, torch_schedules
 from loopwright.plugins import load_builtin
 

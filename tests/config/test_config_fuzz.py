@@ -17,8 +17,9 @@ import loopwright.config.compose
 from loopwright.config.compose import compose
 from loopwright.config.durations import Duration
 from loopwright.config.identity import recipe_id
+from loopwright.config.keys import walk
 from loopwright.config.registry import _registry
-from loopwright.config.schema import Recipe, parse, plain, walk
+from loopwright.config.schema import Recipe, parse, plain
 from loopwright.errors import ConfigError
 from loopwright.plugins import load_builtin
 from loopwright.record.run import to_yaml

@@ -23,9 +23,10 @@ from torch import nn
 import loopwright
 from loopwright.config.compose import CHOICES, compose
 from loopwright.config.identity import recipe_id, shapes_trajectory
+from loopwright.config.keys import choice_of
 from loopwright.config.node import Node
 from loopwright.config.registry import lookup, names
-from loopwright.config.schema import Recipe, choice_of
+from loopwright.config.schema import Recipe
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.outcome import Outcome
 from loopwright.errors import ConfigError, DataError

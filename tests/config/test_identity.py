@@ -11,8 +11,9 @@ import yaml
 from loopwright import compose
 from loopwright.building import build
 from loopwright.config.identity import differing_keys, recipe_id, run_id, shapes_trajectory, trajectory
+from loopwright.config.keys import walk
 from loopwright.config.registry import names
-from loopwright.config.schema import Recipe, parse, plain, walk
+from loopwright.config.schema import Recipe, parse, plain
 from loopwright.plugins import load_builtin
 
 CPU = torch.device("cpu")

@@ -11,8 +11,9 @@ import pytest
 
 from loopwright.cli.main import Lazy
 from loopwright.config.compose import CHOICES, parse_override
+from loopwright.config.keys import choice_of, walk
 from loopwright.config.registry import lookup, names
-from loopwright.config.schema import Recipe, choice_of, walk
+from loopwright.config.schema import Recipe
 from support.pages import ROOT
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from loopwright.config.keys import choice_of
 from loopwright.config.node import Node
-from loopwright.config.schema import Recipe, choice_of
+from loopwright.config.schema import Recipe
 
 
 def trajectory(node: Node) -> dict[str, Any]:

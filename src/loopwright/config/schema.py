@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
+from loopwright.config.keys import choice_of
 from loopwright.config.node import Node, setting
-from loopwright.config.registry import Choice, ChoiceOf, lookup, names, nearest
+from loopwright.config.problems import lines, not_text, shown
+from loopwright.config.registry import Choice, names, nearest
 from loopwright.engine.settings import StopSettings, TrainSettings
 from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
@@ -147,18 +148,18 @@ def prefixed(metric: str) -> str:
 
 def parse(tree: Mapping[str, Any]) -> Recipe:
     """Validate a tree of plain values as a whole. Raises ConfigError with a line for every problem."""
-    problems = list(_not_text(tree))
+    problems = list(not_text(tree))
     if problems:
         raise ConfigError(problems)
     plain = {key: _frozen(value) for key, value in tree.items()}
     if plain.get("seeds") is not None and "seed" in plain:
-        problems.append(f"`seeds` is {_shown(plain['seeds'])} and `seed` is {_shown(plain['seed'])}; give one of them")
+        problems.append(f"`seeds` is {shown(plain['seeds'])} and `seed` is {shown(plain['seed'])}; give one of them")
         plain = {key: value for key, value in plain.items() if key != "seed"}
     try:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         errors = error.errors()
-        problems += _lines(errors, plain)
+        problems += lines(errors, plain, Recipe)
         problems += _whether_parts_fit(plain, {str(problem["loc"][0]) for problem in errors if problem["loc"]})
     if problems:
         raise ConfigError(problems)
@@ -185,135 +186,8 @@ def plain(recipe: Node) -> dict[str, Any]:
     return tree
 
 
-def walk(cls: type[Node], tree: Any = None, prefix: str = "") -> Iterator[tuple[str, FieldInfo, type[Node]]]:
-    """Every key below a configuration class as (dotted key, field, owner); choices as `tree` has chosen them."""
-    for name, field in cls.model_fields.items():
-        given = tree.get(name) if isinstance(tree, Mapping) else getattr(tree, name, None)
-        yield f"{prefix}{name}", field, cls
-        below: type[Node] | None = None
-        choice = choice_of(field)
-        if choice is not None:
-            given = field.default if given is None else given
-            chosen = given.get("name", field.default) if isinstance(given, Mapping) else getattr(given, "name", given)
-            below = type(given) if isinstance(given, Node) else choice.known(chosen)
-        else:
-            kinds = [
-                k
-                for k in (field.annotation, *get_args(field.annotation))
-                if isinstance(k, type) and issubclass(k, Node)
-            ]
-            below = kinds[0] if kinds else None
-        if below is not None:
-            yield from walk(below, given, f"{prefix}{name}.")
-
-
-def choice_of(field: FieldInfo) -> ChoiceOf | None:
-    """The mark of a key that takes a registered choice."""
-    marks = [*field.metadata]
-    for arm in get_args(field.annotation):
-        marks += getattr(arm, "__metadata__", ())
-    return next((mark for mark in marks if isinstance(mark, ChoiceOf)), None)
-
-
-def _not_text(value: Any, key: str = "") -> Iterator[str]:
-    """A line for every text that no file could hold."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _not_text(str(name), f"{key}.{name!a}" if key else f"{name!a}")
-            yield from _not_text(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _not_text(item, f"{key}.{index}")
-    elif isinstance(value, str) and re.search("[\x00\ud800-\udfff]", value):
-        yield f"`{key}` is {value!a}; it holds bytes that are not text (UTF-8)"
-
-
 def _frozen(value: Any) -> Any:
     """Lists as tuples, all the way down."""
     if isinstance(value, Mapping):
         return {key: _frozen(item) for key, item in value.items()}
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _lines(problems: list[ErrorDetails], tree: Mapping[str, Any]) -> list[str]:
-    """A line for each problem, naming the key, the value and the fix; what a key may be else comes into one line."""
-    lines: dict[tuple[str, str], list[str]] = {}
-    for problem in problems:
-        key, given, message, kind = _key(problem["loc"], tree), problem["input"], problem["msg"], problem["type"]
-        if kind == "extra_forbidden":
-            known = [dotted for dotted, _, _ in walk(Recipe, tree)]
-            message = f"there is no such key{_owners(key, tree) or _nearest_key(key, known)}"
-            lines[key, f"`{key}` is {_shown(given)}: "] = [message]
-        elif kind == "missing":
-            lines[key, f"`{key}` is missing; "] = ["give it a value"]
-        elif not key:
-            lines |= {("", line): [""] for line in message.splitlines()}
-        elif not (kind == "too_short" and given):  # given, but each of its items is wrong already
-            message = _MESSAGES.get(kind, message.removeprefix("Value error, ").replace("Input should", "it should"))
-            if kind == "tuple_type" and isinstance(given, str | int | float) and given != "":
-                message = f"it should be a list, for example [{', '.join(re.split(r' *, *', str(given)))}]"
-            if kind == "too_short" and _may_be_null(key, tree):
-                message += "; null leaves it out"
-            own = kind == "choice_name" or (isinstance(given, Mapping) and kind not in _MESSAGES)
-            said = lines.setdefault((key, f"`{key}`: " if own else f"`{key}` is {_shown(given)}; "), [])
-            if message not in said:
-                said.append(message.removeprefix("it should be ") if said else message)
-    return [start + " or ".join(said) for (_, start), said in lines.items()]
-
-
-_MESSAGES = {
-    "string_type": "it should be text (on a command line \"key='5'\" keeps a number text)",
-    "bool_type": "it should be true or false",
-    "tuple_type": "it should be a list, for example [1, 2]",
-    "dict_type": "it should be a mapping of keys",
-    "model_type": "it should be a mapping of keys",
-    "too_short": "it should not be empty",
-}
-_ARM = re.compile(r"constrained-\w+|tuple\[.*\]|str|int|float|bool|\[key\]")
-
-
-def _key(loc: tuple[int | str, ...], tree: Any) -> str:
-    """The dotted key of a problem, without the names pydantic gives to what a key may be (int, tuple[...])."""
-    kept = []
-    for part in loc:
-        inside = isinstance(tree, Mapping) and part in tree
-        if inside or not (isinstance(part, str) and _ARM.fullmatch(part)):
-            kept.append(str(part))
-            tree = tree[part] if inside else None
-    return ".".join(kept)
-
-
-def _may_be_null(key: str, tree: Any) -> bool:
-    return any(dotted == key and type(None) in get_args(field.annotation) for dotted, field, _ in walk(Recipe, tree))
-
-
-def _owners(key: str, tree: Any) -> str:
-    """A hint for a key that another choice of the same part has: `task.encoder` where the task is a regression."""
-    part, _, leaf = key.rpartition(".")
-    choice = next((choice_of(field) for dotted, field, _ in walk(Recipe, tree) if dotted == part), None)
-    found = names(choice.group, choice.base) if choice else []
-    owners = [name for name in found if choice and leaf in lookup(choice.group, name).model_fields]
-    group = part.replace(".", "/")
-    return f"; with {' or '.join(f'{group}={name}' for name in owners)} there is" if owners else ""
-
-
-def _nearest_key(key: str, known: list[str]) -> str:
-    leaf = key.rsplit(".", 1)[-1]
-    parent = key.rpartition(".")[0]
-    siblings = {dotted.rsplit(".", 1)[-1]: dotted for dotted in known if dotted.rpartition(".")[0] == parent}
-    same_leaf = [dotted for dotted in known if dotted.rsplit(".", 1)[-1] == leaf]
-    if same_leaf and not nearest(leaf, siblings, cutoff=0.75):
-        return f"; did you mean `{same_leaf[0]}`?"
-    leaves = siblings | {
-        dotted.rsplit(".", 1)[-1]: dotted for dotted in known if dotted.rsplit(".", 1)[-1] not in siblings
-    }
-    hint = nearest(leaf, siblings) or nearest(leaf, leaves)
-    found = re.search(r"'(.+)'", hint)
-    return f"; did you mean `{leaves[found[1]]}`?" if found else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        value = list(value)
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.config.identity import differing_keys, shapes_trajectory
-from loopwright.config.schema import Recipe, walk
+from loopwright.config.keys import walk
+from loopwright.config.schema import Recipe
 from loopwright.errors import RunError
 from loopwright.record.provenance import drift
 from loopwright.record.read import read_config, read_json, read_result
