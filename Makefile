@@ -22,11 +22,11 @@ train: $(VENV)/installed
 test: $(VENV)/installed
 	$(RUN_TESTS) -n 2 -m "not slow" $(ARGS)
 
-# The long proofs as CI runs them: 44 kills, every fault of a save, flips, signals.
+# The long proofs as CI runs them: 60 kills, every fault of a save, flips, signals.
 slow: $(VENV)/installed
 	$(RUN_TESTS) -m slow $(ARGS)
 
-# 500 kills at random instants instead of 32.
+# 500 kills at random instants instead of 48.
 crash: $(VENV)/installed
 	LOOPWRIGHT_KILLS=500 $(RUN_TESTS) tests/crash -m slow --timeout 3600 $(ARGS)
 
