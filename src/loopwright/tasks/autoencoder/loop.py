@@ -77,9 +77,9 @@ class Loop(ABC):
         encoding_BTL, coded = model.encode(tokens_BTF, types_BT, noise)
         return Reconstruction(encoding_BTL, coded, model.decoder(coded.z_BTL, types_BT, noise).float())
 
-    def generate(self, model: Autoencoder, types_BT: Tensor, at: At) -> Tensor:
-        """New tokens (B, T, F) of these types, standardized. Raises NotImplementedError unless the loop learns to."""
-        raise NotImplementedError(f"{type(self).__name__} makes no samples")
+    def generate(self, model: Autoencoder, types_BT: Tensor, at: At) -> Tensor | None:
+        """New tokens (B, T, F) of these types, standardized; None from a loop that does not learn to make any."""
+        return None
 
     def measure(self, model: Autoencoder, batch: Batch, at: At) -> Sums:
         """Sums of the reconstruction; `tokens` is a vector, the summed squared error and how many values it has."""

@@ -40,9 +40,9 @@ def views(
     }
     if found.coded.codes_BT is not None:
         shown["codes"] = code_counts(found.coded.codes_BT, model.space.num_codes)
-    if loop.num_samples:
-        like_BT = types_BT[: loop.num_samples]
-        made_BTF = loop.generate(model, like_BT, at)
+    like_BT = types_BT[: loop.num_samples]
+    made_BTF = loop.generate(model, like_BT, at) if loop.num_samples else None
+    if made_BTF is not None:
         shown |= {"samples": _padded_with_0(in_units(made_BTF, scale), like_BT), "sample_types": like_BT}
     return shown
 
