@@ -123,7 +123,7 @@ def test_views_that_fail_are_a_warning(
 
 @pytest.mark.figures
 def test_a_drawing_tells_what_it_has_cost(tmp_path: Path) -> None:
-    drawing = background.Drawing(subprocess.Popen([sys.executable, "-c", "sum(range(10**6))"]))
+    drawing = background.Drawing(subprocess.Popen([sys.executable, "-c", "sum(range(10**6))"]), tmp_path)
     drawing.wait(60)
     cost = drawing.cpu_seconds()
     assert cost is not None and cost > 0 and drawing.cpu_seconds() == cost

@@ -22,10 +22,10 @@ SMALL = ("experiment=self_test", "task.data.rows=60", "model.hidden=[4]", "train
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A drawing that takes longer than a scheduler would wait."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(background, "_drawing", [background.Drawing(process)])
+    monkeypatch.setattr(background, "_drawing", [background.Drawing(process, tmp_path)])
     monkeypatch.setattr(background, "_left_alone", [])
     yield process
     process.kill()
@@ -40,6 +40,16 @@ def test_a_run_that_was_interrupted_waits_for_no_figure(slow: subprocess.Popen[b
 
 
 @pytest.mark.figures
+def test_the_figures_of_another_run_are_not_waited_for(slow: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Ten short trainings in one process do not queue for their figures."""
+    drawing = background.draw_later(record(tmp_path / "run"), ["losses"])
+    assert drawing is not None and slow.poll() is None and len(background._drawing) == 2
+    drawing.wait(60)
+    assert (tmp_path / "run" / "figures" / "losses.svg").exists()
+    background.leave()
+
+
+@pytest.mark.figures
 def test_a_file_in_the_persons_folder_is_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "project"
     here.mkdir()
@@ -51,9 +61,9 @@ def test_a_file_in_the_persons_folder_is_no_module(tmp_path: Path, monkeypatch: 
     assert sorted(path.name for path in (tmp_path / "run" / "figures").iterdir()) == ["losses.png", "losses.svg"]
 
 
-def test_a_drawing_whose_end_somebody_else_asked_for_has_ended() -> None:
+def test_a_drawing_whose_end_somebody_else_asked_for_has_ended(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    drawing = background.Drawing(process)
+    drawing = background.Drawing(process, tmp_path)
     os.waitpid(process.pid, 0)
     drawing.wait(60)
     assert drawing.cpu_seconds() == 0.0

@@ -6,14 +6,13 @@ import importlib.util
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from loopwright import clock
+from loopwright import beside, clock
 from loopwright.engine.hooks import Hook, Info
 
 log = logging.getLogger("loopwright")
@@ -48,16 +47,13 @@ class Tracker(Hook):
             log.warning("%s is not installed, nothing is sent; pip install 'loopwright[%s]'", self.name, self.name)
             return
         (self._run / FOLDER).mkdir(exist_ok=True)
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            # -P: a folder `wandb` where the person stands is not the package.
-            [sys.executable, "-P", "-m", "loopwright.hooks.following", self.name, str(self._run)],
+            beside.module("loopwright.hooks.following", self.name, str(self._run)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the training, which then says that it is over
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=beside.environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
         )
         os.set_blocking(_pipe(self._process.stdout).fileno(), False)
 

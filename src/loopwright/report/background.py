@@ -6,11 +6,12 @@ import atexit
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from loopwright import beside
 
 log = logging.getLogger("loopwright")
 
@@ -20,10 +21,10 @@ _left_alone: list[Drawing] = []
 
 
 class Drawing:
-    """A process that draws."""
+    """A process that draws a run."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[bytes], run: Path) -> None:
+        self._process, self.run = process, run
         self._seconds = 0.0
 
     def cpu_seconds(self) -> float | None:
@@ -50,33 +51,34 @@ class Drawing:
 def draw_later(run: Path, families: Sequence[str], *, each_epoch: bool = False) -> Drawing | None:
     """Start drawing a run's figures; None where no process can be started.
 
-    One at a time: what an earlier process of this run draws is drawn before. `wait` is for the end of the program, which
-    a cluster's job does not outlive.
+    One at a time for a run: what an earlier process of it draws is drawn before. Other runs are not waited for.
     """
-    if not _drawing:
-        atexit.register(wait)
-    wait()
+    for drawing in _drawing:
+        if drawing.run == run:
+            drawing.wait(_WAIT_SECONDS)
+    _drawing[:] = [drawing for drawing in _drawing if drawing.cpu_seconds() is None]
     arguments = [str(run), ",".join(families), *(["--each-epoch"] if each_epoch else [])]
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         process = subprocess.Popen(
-            # -P: a file `queue.py` where the person stands is not the module.
-            [sys.executable, "-P", "-m", "loopwright.report.draw", *arguments],
+            beside.module("loopwright.report.draw", *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            env=beside.environment(),
         )
     except OSError as error:
         log.warning("the figures could not be drawn: %s", error)
         return None
-    _drawing.append(Drawing(process))
+    _drawing.append(Drawing(process, run))
     return _drawing[-1]
 
 
+@atexit.register
 def wait() -> None:
-    """Until every figure is drawn, or a minute has passed. They can always be drawn again: `loopwright figures RUN`."""
+    """Until every figure is drawn, or a minute has passed. They can always be drawn again: `loopwright figures RUN`.
+
+    For the end of the program too, which a cluster's job does not outlive.
+    """
     while _drawing:
         drawing = _drawing.pop()
         with suppress(KeyboardInterrupt):
