@@ -10,18 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import field_validator
-from pydantic_core import PydanticCustomError
 
 from loopwright.config.node import setting
 from loopwright.config.registry import register
+from loopwright.data.splits import Ratios, split_rows
 from loopwright.data.tensors import TensorLoader
 from loopwright.errors import DataError
 from loopwright.models.autoencoder.parts import TokenShape
 from loopwright.streams import Streams
 from loopwright.tasks.autoencoder.data import TokenData, TokenSamples
-from loopwright.tasks.regression.data import split_rows
-from loopwright.tasks.set_prediction.windows import Ratios, ratios_problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,13 +39,6 @@ class Digits(TokenData):
     layout: Literal["tokens", "flat"] = setting("tokens", "16 tokens of 4 pixels, or one of 64")
     seed: int = setting(0, "draws the split", ge=0)
     split: Ratios = setting((0.70, 0.15, 0.15), "shares of train, val and test")
-
-    @field_validator("split")
-    @classmethod
-    def _split_is_whole(cls, ratios: Ratios) -> Ratios:
-        if problem := ratios_problem(ratios):
-            raise PydanticCustomError("split", "{problem}", {"problem": problem})
-        return ratios
 
     def image(self) -> tuple[int, int, int]:
         return _SIDE, _SIDE, self._patch_side()

@@ -160,24 +160,6 @@ class Parquet(FileData):
         return _polars_read(path, "read_parquet")
 
 
-def split_rows(num_rows: int, ratios: Ratios, seed: int) -> dict[str, Array]:
-    """Row numbers of each split: floor of each share in a permuted order, the last split takes the rest.
-
-    Raises DataError where a split would be empty.
-    """
-    order = Streams(seed).numpy("split").permutation(num_rows)
-    counts = [int(ratio * num_rows + 1e-9) for ratio in ratios[:-1]]
-    bounds = np.cumsum([0, *counts, num_rows - sum(counts)])
-    names = ("train", "val", "test")[: len(ratios)]
-    rows = {name: order[start:stop] for name, start, stop in zip(names, bounds, bounds[1:], strict=False)}
-    for name, chosen in rows.items():
-        if len(chosen) == 0:
-            raise DataError(
-                f"the {name} split of {num_rows} rows is empty with task.data.split={list(ratios)}; give more rows"
-            )
-    return rows
-
-
 def _polars_read(path: Path, reader: str) -> Any:
     try:
         import polars

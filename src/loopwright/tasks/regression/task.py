@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loopwright.config.node import Node, setting
 from loopwright.config.registry import Choice, register
+from loopwright.data.splits import split_rows
 from loopwright.data.tensors import TensorLoader
 from loopwright.engine.loss import Loss
 from loopwright.engine.task import At, Direction, Split, Sums, Task
@@ -19,7 +20,7 @@ from loopwright.models.base import VectorModel
 from loopwright.streams import Streams
 from loopwright.tasks.base import TaskConfig
 from loopwright.tasks.confusion import MOST_CLASSES, confusion
-from loopwright.tasks.regression.data import Table, TableData, split_rows
+from loopwright.tasks.regression.data import Table, TableData
 from loopwright.tasks.regression.losses import LossConfig
 
 _EVALUATION_BATCH = 4096

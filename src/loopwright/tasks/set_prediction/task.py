@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loopwright.config.node import FilePath, Node, setting
 from loopwright.config.registry import register
+from loopwright.data.splits import Ratios
 from loopwright.data.tensors import TensorLoader
 from loopwright.engine.loss import Loss
 from loopwright.engine.task import At, Direction, Metrics, Split, Sums, Task
@@ -27,7 +28,7 @@ from loopwright.tasks.set_prediction.metrics import KS, per_sample, ranking, ran
 from loopwright.tasks.set_prediction.predict import score
 from loopwright.tasks.set_prediction.synthetic import Synthetic, make_history
 from loopwright.tasks.set_prediction.validate import NUM_PARTS, PARTS_PER_EVENT
-from loopwright.tasks.set_prediction.windows import Ratios, ratios_problem, split_by_time, windows
+from loopwright.tasks.set_prediction.windows import split_by_time, windows
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _EVALUATION_BATCH = 4096
@@ -59,13 +60,6 @@ class SetPredictionData(Node):
     shuffle: bool = setting(False, "train in a shuffled order instead of the order of time")
     split: Ratios = setting((0.70, 0.15, 0.15), "shares of train, val and test, in the order of time")
     synthetic: SyntheticData = setting(SyntheticData(), "the history when no path is given")
-
-    @field_validator("split")
-    @classmethod
-    def _split_is_whole(cls, ratios: Ratios) -> Ratios:
-        if problem := ratios_problem(ratios):
-            raise PydanticCustomError("split", "{problem}", {"problem": problem})
-        return ratios
 
     @model_validator(mode="after")
     def _one_source(self) -> SetPredictionData:

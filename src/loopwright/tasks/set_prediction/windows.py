@@ -10,9 +10,8 @@ from math import floor
 import torch
 from torch import Tensor
 
+from loopwright.data.splits import ratios_problem
 from loopwright.errors import DataError
-
-Ratios = tuple[float, float, float]
 
 
 def windows(vectors: Tensor, window: int) -> tuple[Tensor, Tensor]:
@@ -31,16 +30,7 @@ def windows(vectors: Tensor, window: int) -> tuple[Tensor, Tensor]:
     return vectors[:-1].unfold(0, window, 1).transpose(1, 2), vectors[window:]
 
 
-def ratios_problem(ratios: Ratios) -> str:
-    """What is wrong with the ratios of a split, and the fix; "" when nothing is."""
-    if not all(ratio > 0.0 for ratio in ratios):
-        return "a ratio is not above 0; give train, val and test a share each"
-    if not abs(sum(ratios) - 1.0) <= 1e-6:
-        return f"the ratios sum to {sum(ratios):.7g}; make them sum to 1"
-    return ""
-
-
-def split_by_time(n: int, ratios: Ratios) -> tuple[slice, slice, slice]:
+def split_by_time(n: int, ratios: tuple[float, float, float]) -> tuple[slice, slice, slice]:
     """The first floor(r1 n) samples for training, the next floor(r2 n) for validation, the rest for the test.
 
     Raises DataError for ratios that are not positive or do not sum to 1 within 1e-6, and for an empty split.
