@@ -22,7 +22,7 @@ from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import MemoryRecorder
-from loopwright.engine.state import load_weights, snapshot
+from loopwright.engine.state import load_weights, with_weights
 from loopwright.engine.stop import Gate
 from loopwright.engine.task import Split, Task
 from loopwright.errors import ConfigError, LoopwrightError, RunError
@@ -227,17 +227,15 @@ def _write_views(built: Built, outcome: Outcome, best: Mapping[str, Any] | None,
     if best is None or row is None or not has_views(built.task):
         return
     split: Split = next((split for split in ("test", "val") if built.task.loader(split) is not None), "train")
-    held = snapshot(built.state.model_state())
+    step, epoch = int(row["step"] or 0), int(row["epoch"] or 0)
     try:
-        load_weights(model, best)
-        shown = views(built.task, model, split, built.streams, step=int(row["step"] or 0), epoch=int(row["epoch"] or 0))
+        with with_weights(model, best):
+            shown = views(built.task, model, split, built.streams, step=step, epoch=epoch)
         if shown:
             folder.mkdir(exist_ok=True)
             write_arrays(folder / f"{split}_best_views.npz", shown)
     except Exception as error:
         log.warning("what some figures show could not be measured: %s: %s", type(error).__name__, error)
-    finally:
-        load_weights(model, held)
 
 
 def _values(task: Task, gate: Gate | None, history: History, losses: list[float | None]) -> Mapping[str, Any]:

@@ -22,8 +22,7 @@ def command(run: str, out: Path | None) -> int:
     check_contained(where)
     for path in redraw(where):
         click.echo(path)
-    plots = Record(where).config.get("plots")
-    preset = plots.get("name") if isinstance(plots, dict) else None
+    preset = Record(where).preset
     unmeasured = preset in ("none", "minimal") and not any((where / "evaluation").glob("*_best_views.npz"))
     if unmeasured and (where / "model.pt").exists():
         click.echo(

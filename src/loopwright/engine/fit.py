@@ -19,7 +19,7 @@ from loopwright.engine.memory import max_memory_mib
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import Recorder
-from loopwright.engine.state import NotFinite, TrainState, load_weights, snapshot
+from loopwright.engine.state import NotFinite, TrainState, with_weights
 from loopwright.engine.steps import steps
 from loopwright.engine.stop import Stop, first_stop
 from loopwright.engine.task import Loader, Split, Task
@@ -198,10 +198,8 @@ class _Loop:
             tests["last"] = last
             best, row = self.recorder.weights("best"), outcome.best
             if best is not None and row is not None and row["step"] != state.step:
-                held = snapshot(state.model_state())
-                load_weights(state.model, best)
-                tests["best"] = self.measure("test", int(row["step"] or 0)) or {}
-                load_weights(state.model, held)
+                with with_weights(state.model, best):
+                    tests["best"] = self.measure("test", int(row["step"] or 0)) or {}
             else:
                 tests["best"] = last
             self.emit("on_test_end", test=tests)

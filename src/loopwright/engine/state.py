@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -234,6 +235,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load a state dict into a model, whatever wrapper prefix either bears. Raises RuntimeError where shapes differ."""
     own = {_plain_name(name): name for name in model.state_dict()}
     model.load_state_dict({own.get(_plain_name(name), name): value for name, value in weights.items()})
+
+
+@contextmanager
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """A block in which a model has other weights; its own are back afterwards."""
+    held = snapshot(model.state_dict())
+    try:
+        load_weights(model, weights)
+        yield
+    finally:
+        load_weights(model, held)
 
 
 def snapshot(tree: Any, _seen: dict[Any, Tensor] | None = None) -> Any:

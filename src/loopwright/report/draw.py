@@ -95,8 +95,7 @@ def draw_epochs(run_dir: Path, families: Sequence[str] | None = None, *, again: 
 
 def redraw(run_dir: Path) -> list[Path]:
     """Every figure that the record has something for, those of its epochs too where the recipe asks for them."""
-    plots = Record(Path(run_dir)).config.get("plots")
-    each_epoch = isinstance(plots, dict) and plots.get("name") == "full"
+    each_epoch = Record(Path(run_dir)).preset == "full"
     return draw(run_dir) + (draw_epochs(run_dir, again=True) if each_epoch else [])
 
 

@@ -76,6 +76,12 @@ class Record:
         return read_config(self.path) if (self.path / "config.yaml").exists() else {}
 
     @cached_property
+    def preset(self) -> str | None:
+        """The recipe's `plots`; None where it names none. Raises RunError where `config.yaml` is damaged."""
+        plots = self.config.get("plots")
+        return plots.get("name") if isinstance(plots, dict) else None
+
+    @cached_property
     def token_names(self) -> list[str]:
         """The names of the tokens by their id, from `task/vocabulary.json`; none where there is no such file.
 
