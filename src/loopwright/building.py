@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
+from loopwright.data import cache
 from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
 from loopwright.engine.plan import Plan
@@ -52,7 +54,8 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Bui
     """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError."""
     streams = Streams(recipe.seed)
     batch_size = recipe.train.batch_size
-    with memory_explained("while the data were read", "give less data", batch_size=batch_size, device=device):
+    reading = memory_explained("while the data were read", "give less data", batch_size=batch_size, device=device)
+    with reading, cache.below(recipe.env.cache):
         if task is None:
             task = recipe.task.build(recipe.model, batch_size=batch_size, streams=streams, device=device)
         if recipe.train.overfit:
@@ -78,8 +81,8 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Bui
     )
 
 
-def plan(built: Built) -> Plan:
-    """The recipe's values as the engine wants them."""
+def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
+    """The recipe's values as the engine wants them; `stops` are asked after its own rules."""
     recipe, task = built.recipe, built.task
     loader = task.loader("train")
     per_epoch = len(loader) if loader else 0
@@ -117,7 +120,7 @@ def plan(built: Built) -> Plan:
             mode=mode,
         ),
         ranking=ranking,
-        stops=tuple(rules),
+        stops=(*rules, *stops),
         gate=gate,
         budget=stop.budget,
         measure_norm=recipe.record.grad_norm,

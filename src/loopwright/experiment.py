@@ -23,7 +23,7 @@ from loopwright.engine.outcome import Outcome
 from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_weights, with_weights
-from loopwright.engine.stop import Gate
+from loopwright.engine.stop import Gate, StopRule
 from loopwright.engine.task import Split, Task
 from loopwright.errors import ConfigError, LoopwrightError, RunError
 from loopwright.hooks.capture import Capture
@@ -52,6 +52,7 @@ def run(
     resume: bool = False,
     overrides: Sequence[str] = (),
     hooks: Iterable[Hook] = (),
+    stops: Iterable[StopRule] = (),
     task: Task | None = None,
     path: Path | None = None,
     parent: str | None = None,
@@ -60,18 +61,19 @@ def run(
     """Train one recipe with one seed and record it.
 
     `resume` goes on with the newest run of the same identity below `out` (a finished one's outcome is returned as it
-    is), or starts one; `path` goes on with that run. `task` stands in for the recipe's own (`loopwright.fit`).
+    is), or starts one; `path` goes on with that run. `stops` are asked after the recipe's own stop rules. `task` stands in
+    for the recipe's own (`loopwright.fit`).
     Raises LoopwrightError; a failure of the user's code is recorded as `failed` and raised again.
     """
     if not recipe.record.save:
-        return _run_in_memory(recipe, hooks, task)
+        return _run_in_memory(recipe, hooks, stops, task)
     device = resolve_device(recipe.device)
     origin = Provenance(code=recipe.record.code)
-    root = writable_root(out)
+    root = writable_root(out, recipe.env.runs)
     name = recipe.name or str(recipe.task.name).rpartition(":")[2]
     with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
         built = build(recipe, device, task)
-        wanted = plan(built)
+        wanted = plan(built, stops)
         where, finished = claim(built, root, name, resume, overrides, path)
         if finished is not None:
             if task is not None and finished.run is not None:
@@ -188,7 +190,7 @@ def _train(
     return outcome
 
 
-def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> Outcome:
+def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], stops: Iterable[StopRule], task: Task | None) -> Outcome:
     device = resolve_device(recipe.device)
     with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
         built = build(recipe, device, task)
@@ -197,7 +199,7 @@ def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], task: Task | None) -> 
             outcome = fit(
                 built.task,
                 built.state,
-                plan(built),
+                plan(built, stops),
                 built.streams,
                 recorder=recorder,
                 hooks=(*_own_hooks(built, None), *tracking(recipe.trackers, None), *hooks),

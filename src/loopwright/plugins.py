@@ -67,6 +67,15 @@ _BUILTIN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "optim.hyperbolic": ("exp_hyperbolic", "hyperbolic"),
         "optim.schedules": ("constant", "cosine", "plateau", "step", "warmup_cosine", "warmup_linear"),
     },
+    "launcher": {
+        "sweep.launchers.condor": ("condor",),
+        "sweep.launchers.inline": ("inline",),
+        "sweep.launchers.local": ("local",),
+        "sweep.launchers.ray": ("ray",),
+        "sweep.launchers.slurm": ("slurm",),
+    },
+    "sampler": {"search.samplers": ("cmaes", "gp", "grid", "nsgaii", "random", "tpe")},
+    "pruner": {"search.pruners": ("hyperband", "median", "none", "pfl", "wilcoxon")},
     "plots": {"report.settings": ("full", "minimal", "none", "standard")},
 }
 

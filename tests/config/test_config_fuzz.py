@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import yaml
 from hypothesis import event, given
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-import loopwright.config.compose
 from loopwright.config.compose import compose
 from loopwright.config.durations import Duration
 from loopwright.config.identity import recipe_id
@@ -139,22 +136,6 @@ texts = st.one_of(
     st.sampled_from([f"{group.replace('/', '.')}={name}" for group, choices in _registry.items() for name in choices]),
     st.text(alphabet="a.b=~+@/[]{}(),'\"$ 1é", max_size=10),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composed_once() -> Iterator[None]:
-    """Hydra composes each experiment once (90 ms); what is laid on it is what is drawn here."""
-    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
-    hydra = loopwright.config.compose._hydra
-
-    def cached(*asked: Any) -> dict[str, Any]:
-        if asked not in kept:
-            kept[asked] = hydra(*asked)
-        return copy.deepcopy(kept[asked])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loopwright.config.compose._hydra", cached)
-        yield
 
 
 @EXAMPLES

@@ -15,7 +15,7 @@ from loopwright.plugins import load_builtin
 from loopwright.tasks.autoencoder.write import write_events
 
 EXPERIMENTS = sorted(path.stem for path in (PACKAGED / "experiment").glob("*.yaml"))
-FILES = sorted(path for path in PACKAGED.rglob("*.yaml") if path.parent not in (PACKAGED, PACKAGED / "experiment"))
+FILES = sorted(path for path in PACKAGED.rglob("*.yaml") if path.parent.name not in ("conf", "experiment", "sweep"))
 
 
 def group_of(path: Path) -> str:
@@ -28,7 +28,7 @@ def test_every_group_file_is_a_choice_and_every_choice_has_a_file() -> None:
         files = {path.stem for path in FILES if group_of(path) == group}
         # A training from Python has parts that no file can name.
         assert files == set(names(group)) - ({"python"} if group == "task" else set()), group
-    assert {group_of(path) for path in FILES} == set(CHOICES)
+    assert {group_of(path) for path in FILES} == {*CHOICES, "env"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{group_of(path)}/{path.stem}")

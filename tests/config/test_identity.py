@@ -93,6 +93,8 @@ def test_only_these_keys_are_not_of_the_trajectory() -> None:
         "hooks",
         "plots",
         "trackers",
+        "launcher",
+        "env",
         "stop.budget",
         "task.data.path",
     }

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loopwright import compose
-from loopwright.config.compose import Assignment, _quote, parse_override
+from loopwright.config.overrides import Assignment, parse_override, quoted
 from loopwright.errors import ConfigError
 
 VALUES: list[tuple[str, Any]] = [
@@ -144,7 +144,7 @@ def test_a_nesting_too_deep_to_read_is_text() -> None:
 @example("\\'")
 @example("it's, (a) {b} \\")
 def test_quoting_gives_back_any_text(text: str) -> None:
-    assert parse_override(f"key={_quote(text)}").value == text
+    assert parse_override(f"key={quoted(text)}").value == text
 
 
 def test_a_comma_or_a_range_without_multirun_is_plain_text() -> None:

@@ -92,7 +92,7 @@ def test_interrupted_run_goes_on_to_the_same_content(tmp_path: Path, number: int
 
 
 def test_interruption_exits_with_75(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopwright.cli.show.observers", lambda console_every: [Signal(7)])
+    monkeypatch.setattr("loopwright.console.observers", lambda console_every: [Signal(7)])
     ended = resumed(tmp_path)
     assert ended.code == 75 and ended.json["status"] == "interrupted"
     assert "SIGTERM: a checkpoint follows at the next step" in ended.err and ended.errors == []

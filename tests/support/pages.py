@@ -148,7 +148,7 @@ class Session:
     def _loopwright(self, block: Block, arguments: list[str], wanted: int, step: int | None) -> None:
         with self.monkeypatch.context() as patch:
             if step is not None:
-                patch.setattr("loopwright.cli.show.observers", _with_ctrl_c(step))
+                patch.setattr("loopwright.console.observers", _with_ctrl_c(step))
             ended = command(*arguments)
         said = f"{block}: loopwright {shlex.join(arguments)} exits with {ended.code}\n{ended.out}\n{ended.err}"
         assert ended.code == wanted, said
@@ -229,7 +229,7 @@ class _CtrlC(Hook):
 
 
 def _with_ctrl_c(step: int) -> Callable[[int], list[Hook]]:
-    from loopwright.cli.show import observers
+    from loopwright.console import observers
 
     return lambda console_every: [*observers(console_every), _CtrlC(step)]
 

@@ -31,8 +31,8 @@ def command(
     json_line: bool,
 ) -> int:
     """Rank the parts most likely to come next, from the last events up to a day."""
-    from loopwright.cli.show import start_logging
     from loopwright.cli.text import table
+    from loopwright.console import start_logging
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
 

@@ -31,7 +31,7 @@ def command(
 
     Overrides (train.epochs=100, stop.patience=0) start a child run from its newest checkpoint instead.
     """
-    from loopwright.cli.show import observers, start_logging
+    from loopwright.console import observers, start_logging
     from loopwright.record.read import read_config, resolve_run
 
     with importing():

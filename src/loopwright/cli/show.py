@@ -1,59 +1,18 @@
-"""What the commands print: progress while training, a summary at the end, one JSON line where it is asked for."""
+"""What the commands print when a training has ended: a summary, one JSON line where it is asked for."""
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from loopwright.cli.text import number, table
-from loopwright.engine.hooks import Hook, every
 from loopwright.engine.outcome import Outcome
-from loopwright.hooks.progress import Lines, ProgressBar
 from loopwright.record.files import dumps
 from loopwright.seeds import SeedsOutcome
 
 _WIDEST = 100
-
-
-def start_logging() -> None:
-    """The library logs; the command shows it on stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
-    logger = logging.getLogger("loopwright")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-
-
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
-
-
-def observers(console_every: int) -> list[Hook]:
-    """A progress bar on a terminal, else a line per epoch."""
-    if console_every == 0:
-        return []
-    if sys.stderr.isatty():
-        return [every("0.1 s", ProgressBar())]
-    return [_EveryEpochs(console_every, Lines())]
-
-
-class _EveryEpochs(Hook):
-    """Passes on each n-th epoch's end."""
-
-    def __init__(self, epochs: int, hook: Hook) -> None:
-        self.epochs, self.hook = epochs, hook
-        self.on_validation_end = hook.on_validation_end  # type: ignore[method-assign]
-
-    def on_epoch_end(self, info: Any) -> None:
-        if info.epoch % self.epochs == 0 or info.epoch == info.epochs:
-            self.hook.on_epoch_end(info)
 
 
 def summary(outcome: Outcome | SeedsOutcome) -> None:

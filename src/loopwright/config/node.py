@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+_data_root: ContextVar[str | None] = ContextVar("data_root", default=None)
 
-def _absolute(path: str) -> str:
+
+@contextmanager
+def data_below(root: str | None) -> Iterator[None]:
+    """A block in which a relative file that is not in the current directory is taken to be below `root`."""
+    token = _data_root.set(root)
     try:
-        return str(Path(path).expanduser().absolute())
+        yield
+    finally:
+        _data_root.reset(token)
+
+
+def located(path: str, below: str | None = None) -> str:
+    """A path as an absolute one; a relative one that does not exist here is taken to be `below` a directory."""
+    try:
+        given = Path(path).expanduser()
+        if below is not None and not given.is_absolute() and not given.exists():
+            given = Path(below).expanduser() / given
+        return str(given.absolute())
     except RuntimeError:
         raise PydanticCustomError("home", "there is no such user's home; write the path out") from None
+    except OSError as error:  # a name too long for a file
+        raise PydanticCustomError("path", "it is no file's name ({reason})", {"reason": error.strerror}) from None
+
+
+def _absolute(path: str) -> str:
+    return located(path, _data_root.get())
 
 
 # A file the user names. Kept as an absolute path, so that a run can be resumed from another directory.

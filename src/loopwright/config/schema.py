@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from loopwright.config.env import EnvSettings
 from loopwright.config.keys import choice_of
-from loopwright.config.node import Node, setting
+from loopwright.config.node import Node, data_below, setting
 from loopwright.config.problems import lines, not_text, shown
 from loopwright.config.registry import Choice, names, nearest
 from loopwright.engine.settings import StopSettings, TrainSettings
@@ -21,6 +22,7 @@ from loopwright.optim.optimizers import OPTIM
 from loopwright.optim.torch_schedules import SCHEDULE
 from loopwright.record.settings import RecordSettings
 from loopwright.report.settings import PLOTS
+from loopwright.sweep.settings import LAUNCHER
 from loopwright.tasks.base import TaskConfig
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -51,6 +53,8 @@ class Recipe(Node):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = setting(
         (), "where every row of metrics.csv goes as well", trajectory=False
     )
+    launcher: LAUNCHER = setting("local", "where the runs of a sweep or a search are started", trajectory=False)
+    env: EnvSettings = setting(EnvSettings(), "the site: where runs, data and cache are", trajectory=False)
 
     @field_validator("name")
     @classmethod
@@ -156,7 +160,8 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
         problems.append(f"`seeds` is {shown(plain['seeds'])} and `seed` is {shown(plain['seed'])}; give one of them")
         plain = {key: value for key, value in plain.items() if key != "seed"}
     try:
-        recipe = Recipe.model_validate(plain)
+        with data_below(_site_of_data(plain)):
+            recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         errors = error.errors()
         problems += lines(errors, plain, Recipe)
@@ -164,6 +169,13 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
     if problems:
         raise ConfigError(problems)
     return recipe
+
+
+def _site_of_data(tree: Mapping[str, Any]) -> str | None:
+    """`env.data` of a tree that is not validated yet."""
+    env = tree.get("env")
+    data = env.get("data") if isinstance(env, Mapping) else None
+    return data if isinstance(data, str) else None
 
 
 def _whether_parts_fit(tree: Mapping[str, Any], wrong: set[str]) -> list[str]:

@@ -1,25 +1,37 @@
 """The user's cache: files that can be made again, written under another name and renamed, never trusted when read.
 
-The root is `$LOOPWRIGHT_CACHE`, else `$XDG_CACHE_HOME/loopwright`, else `~/.cache/loopwright`. Two processes that write one
-file at once do no harm.
+The root is `$LOOPWRIGHT_CACHE`, else the site's (`env.cache`), else `$XDG_CACHE_HOME/loopwright`, else
+`~/.cache/loopwright`. Two processes that write one file at once do no harm.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 # What a killed process left of a file it was writing is swept once it is this old.
 _LEFT_OVER_SECONDS = 86400.0
+_site: ContextVar[str | None] = ContextVar("site", default=None)
+
+
+@contextmanager
+def below(root: str | None) -> Iterator[None]:
+    """A block in which the cache is below a site's root."""
+    token = _site.set(root)
+    try:
+        yield
+    finally:
+        _site.reset(token)
 
 
 def folder(kind: str) -> Path:
     """Where files of one kind are cached."""
-    if own := os.environ.get("LOOPWRIGHT_CACHE"):
+    if own := os.environ.get("LOOPWRIGHT_CACHE") or _site.get():
         return Path(own).expanduser() / kind
     base = os.environ.get("XDG_CACHE_HOME")
     try:

@@ -128,9 +128,9 @@ def to_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
 
 
-def writable_root(out: str | os.PathLike[str] | None) -> Path:
-    """The root of the runs: what was given, else LOOPWRIGHT_RUNS, else `runs`."""
-    root = Path(out or os.environ.get("LOOPWRIGHT_RUNS") or "runs")
+def writable_root(out: str | os.PathLike[str] | None, site: str | None = None) -> Path:
+    """The root of the runs: what was given, else LOOPWRIGHT_RUNS, else the site's, else `runs`."""
+    root = Path(out or os.environ.get("LOOPWRIGHT_RUNS") or site or "runs")
     if "\0" in str(root) or any(len(os.fsencode(part)) > 255 for part in root.parts):
         raise RunError(f"--out {str(root)!r:.80} is no directory's name; give another")
     if root.exists() and not root.is_dir():
