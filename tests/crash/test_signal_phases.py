@@ -122,3 +122,15 @@ def test_a_schedulers_warning_twice(tmp_path: Path, warm: Warm, whole: Path, pha
     assert child.wait() == (0 if phase in ("the last evaluation", "the final test") else 75), child.err()
     warm.finish(*TRAIN, tmp_path)
     assert_same(whole, only_run(tmp_path))
+
+
+@pytest.mark.parametrize("phase", ["a step", "a save"])
+def test_a_schedulers_warning_and_then_its_first_sigterm(tmp_path: Path, warm: Warm, whole: Path, phase: str) -> None:
+    """The time limit falls into the save that the warning asked for: it is finished, whoever kills has to send SIGKILL."""
+    child = standing(warm, tmp_path, phase)
+    send(child, signal.SIGUSR1)
+    child.send(signal.SIGTERM)
+    child.go_on()
+    assert child.wait() == 75, child.err()
+    warm.finish(*TRAIN, tmp_path)
+    assert_same(whole, only_run(tmp_path))

@@ -18,11 +18,13 @@ class Interrupt:
     """Catches SIGINT, SIGTERM and SIGUSR1 while training, in the main thread only, and puts the old handlers back.
 
     Calling it tells whether a signal has come. A second signal gets the handler that was there before: Ctrl-C twice is a
-    KeyboardInterrupt, SIGTERM twice ends the process. SIGUSR1 (a scheduler's warning) may come as often as it likes.
+    KeyboardInterrupt, SIGTERM twice ends the process. SIGUSR1 is a scheduler's warning: it asks for the checkpoint, may come
+    as often as it likes, and the first SIGTERM after it is no second signal: a long save has until SIGKILL.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._asked = False  # by another signal than a warning
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -42,11 +44,13 @@ class Interrupt:
         self._before.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        first = self.received is None
+        warning = getattr(signal, "SIGUSR1", None)
+        first, asked = self.received is None, self._asked
         self.received = number
+        self._asked = asked or number != warning
         name = signal.Signals(number).name
         if first:
             log.warning("%s: a checkpoint follows at the next step; once more stops at once", name)
-        elif number != getattr(signal, "SIGUSR1", None):
+        elif asked and number != warning:
             signal.signal(number, self._before.get(number) or signal.SIG_DFL)
             os.kill(os.getpid(), number)
