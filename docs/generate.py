@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,11 +21,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from loopwright.cli.main import Lazy, loopwright
-from loopwright.config.compose import CHOICES, DEFAULT_EXPERIMENT, PACKAGED, parse_override
+from loopwright.config.compose import CHOICES, DEFAULT_EXPERIMENT, PACKAGED
 from loopwright.config.durations import Duration
 from loopwright.config.identity import shapes_trajectory
 from loopwright.config.keys import choice_of
 from loopwright.config.node import Node
+from loopwright.config.overrides import parse_override
 from loopwright.config.registry import lookup, names
 from loopwright.config.schema import Recipe
 from loopwright.optim import optimizers, torch_schedules
@@ -59,6 +60,7 @@ _GROUPS = {
     "schedule": "The learning rate as a function of the position in training; `optim.lr` is the rate it starts from. "
     "Positions are steps or epochs, counted from 0; past the end of the run the last rate stays.",
     "plots": "Which figures are drawn from the record, and when ([how to](../how-to/figures.md)).",
+    "launcher": "Where the runs of a sweep or a search are started ([how to](../how-to/launchers.md)).",
 }
 _GRAMMAR = (
     ("epochs=20", "a number"),
@@ -102,7 +104,7 @@ def config_page() -> str:
         "## Top level",
         _keys(Recipe, "", skip=_SECTIONS),
     ]
-    for section in ("train", "stop", "record", "hooks"):
+    for section in _SECTIONS:
         cls = Recipe.model_fields[section].annotation
         assert isinstance(cls, type) and issubclass(cls, Node)
         shapes = shapes_trajectory(Recipe.model_fields[section])
@@ -120,7 +122,7 @@ def config_page() -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-_SECTIONS = ("train", "stop", "record", "hooks")
+_SECTIONS = ("train", "stop", "record", "hooks", "env")
 
 _INTRODUCTION = """A recipe is one tree of keys. It comes about in layers, each over the one before:
 
@@ -257,6 +259,8 @@ def _kind(annotation: Any, metadata: Iterable[Any]) -> tuple[str, str]:
         kind, more = f"mapping of names to {kind}s" if kind != "one of" else "mapping of names to", more
     elif any(getattr(getattr(rule, "func", None), "__name__", "") == "_absolute" for rule in metadata):
         kind, more = "path", ""
+    elif get_origin(annotation) is Mapping:
+        kind, more = "mapping", ""
     else:
         kind, more = _KINDS[annotation], ""
     return kind, ", ".join([*limits, *([more] if more else [])])

@@ -33,6 +33,8 @@ _EXPORTS = {
     "register": "loopwright.config.registry",
     "resume": "loopwright.api",
     "save_checkpoint": "loopwright.record.checkpoint",
+    "search": "loopwright.search",
+    "sweep": "loopwright.sweep",
     "train": "loopwright.api",
     "verify": "loopwright.api",
 }
@@ -44,6 +46,8 @@ if TYPE_CHECKING:  # `as`: a name that is imported for others to import, says my
     from loopwright.api import fit as fit
     from loopwright.api import predict as predict
     from loopwright.api import resume as resume
+    from loopwright.api import search as search
+    from loopwright.api import sweep as sweep
     from loopwright.api import train as train
     from loopwright.api import verify as verify
     from loopwright.config.registry import register as register
@@ -70,7 +74,9 @@ if TYPE_CHECKING:  # `as`: a name that is imported for others to import, says my
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'loopwright' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    module = importlib.import_module(_EXPORTS[name])
+    # A package that can be called is what it exports: the twin of the command that has its name.
+    value = module if _EXPORTS[name] == f"{__name__}.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,10 +1,10 @@
-"""The commands' Python twins: `train`, `resume`, `evaluate`, `predict`, `verify`; and `fit`, for a module of one's own."""
+"""The commands' Python twins: `train`, `resume`, `evaluate`, `predict`, `verify`, `sweep`, `search`; `fit`, for an own module."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -20,17 +20,25 @@ from loopwright.fitting import fitting, given_again
 from loopwright.prediction import predict_run as predict
 from loopwright.proof.verdict import Verdict
 from loopwright.seeds import SeedsOutcome, run_seeds
+from loopwright.sweep.plan import Plan
+from loopwright.sweep.summary import SweepOutcome
 from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
+
+if TYPE_CHECKING:  # a search imports Optuna, and only when it is asked for
+    from loopwright.search.run import SearchOutcome
 
 __all__ = [
     "Evaluation",
     "SeedsOutcome",
+    "SweepOutcome",
     "Verdict",
     "compose",
     "evaluate",
     "fit",
     "predict",
     "resume",
+    "search",
+    "sweep",
     "train",
     "verify",
 ]
@@ -72,6 +80,84 @@ def train(
         raise ConfigError("train() takes one Recipe, or overrides as strings")
     composed = _compose([str(part) for part in recipe])
     return run_seeds(composed.recipe, out=out, resume=resume, overrides=composed.overrides, hooks=hooks)
+
+
+def sweep(
+    *asked: str | Path | Plan,
+    file: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    allow_import: Iterable[str] = (),
+    out: str | Path | None = None,
+    screen: int | None = None,
+    confirm: Mapping[str, int] | None = None,
+    fail_fast: bool = False,
+) -> SweepOutcome:
+    """Train every point of a sweep that has no outcome yet, and return how all of them stand.
+
+    `asked` is a sweep's file or name and overrides, as on the command line; or a `Plan`. `screen=1,
+    confirm={"top": 3, "seeds": 3}` screens every configuration with one seed and confirms the best three with three fresh
+    ones. A failed run is in the outcome's `lines` with its error. Raises LoopwrightError.
+
+    >>> [row.label for row in sweep("experiment=self_test", "optim.lr=0.1,0.01", "launcher=inline", out=tmp).rows]
+    ['optim.lr=0.1', 'optim.lr=0.01']
+    """
+    from loopwright.sweep.asked import check_stages, parse_confirm, source_and_overrides
+    from loopwright.sweep.expand import expand
+    from loopwright.sweep.run import run_sweep
+
+    directory = Path(config_dir) if config_dir else None
+    if len(asked) == 1 and isinstance(asked[0], Plan):
+        plan = asked[0]
+    else:
+        check_stages(screen, confirm)
+        source, overrides = source_and_overrides([str(part) for part in asked])
+        plan = expand(
+            source,
+            overrides,
+            file=Path(file) if file else None,
+            config_dir=directory,
+            allow_import=allow_import,
+            screen=screen,
+            confirm=None if confirm is None else parse_confirm([f"{name}={n}" for name, n in confirm.items()]),
+        )
+    return run_sweep(plan, out=out, allow_import=allow_import, config_dir=directory, fail_fast=fail_fast)
+
+
+def search(
+    study: str | Path | Mapping[str, Any],
+    *overrides: str,
+    trials: int | None = None,
+    workers: int | None = None,
+    config_dir: str | Path | None = None,
+    allow_import: Iterable[str] = (),
+    out: str | Path | None = None,
+) -> SearchOutcome:
+    """Bring a study to its number of trials and return what was found; the same call goes on with it.
+
+    `study` is a study file, or what would be in one as a mapping with a `name`. `overrides` lie over its `recipe`;
+    `trials` and `workers` take the place of `trials` and `launcher.workers`. Raises LoopwrightError.
+
+    >>> space = {"optim.lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}
+    >>> study = {"name": "lr", "recipe": {"experiment": "self_test"}, "space": space}
+    >>> search(study, "launcher=inline", trials=2, out=tmp).exit_code
+    0
+    """
+    from loopwright.search import check_installed
+
+    check_installed()
+    from loopwright.search.run import run_search
+    from loopwright.search.study import StudyFile, parse_study, read_study
+
+    file = parse_study(study, StudyFile) if isinstance(study, Mapping) else read_study(Path(study))
+    return run_search(
+        file,
+        overrides,
+        trials=trials,
+        workers=workers,
+        out=out,
+        config_dir=Path(config_dir) if config_dir else None,
+        allow_import=allow_import,
+    )
 
 
 def resume(

@@ -42,6 +42,7 @@ from loopwright.tasks.set_prediction.history import write_history
 from loopwright.tasks.set_prediction.synthetic import make_history
 from support.cli import command
 from support.compare import timeless
+from support.launching import asked_of_ray, handed_in, started_here, times_started
 
 load_builtin()
 
@@ -277,6 +278,29 @@ EVERY_EPOCH = "schedule.every=epoch"
 SMALL_TABLE = "task.data.rows=60"
 
 
+def runs_root(overrides: tuple[str, ...], folder: Path) -> Any:
+    """Where a run is, below a site that is named in `env.runs`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LOOPWRIGHT_RUNS", raising=False)
+        outcome = run_seeds(composed(overrides))
+    assert isinstance(outcome, Outcome) and outcome.run is not None
+    return Path(outcome.run).parents[1]
+
+
+def cached_files(overrides: tuple[str, ...], folder: Path) -> Any:
+    """What a walks task leaves in the cache of its site."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LOOPWRIGHT_CACHE", raising=False)
+        run_seeds(composed(overrides))
+    root = Path(composed(overrides).env.cache or "")
+    return sorted(str(path) for path in root.rglob("*") if path.is_file())
+
+
+def data_path(overrides: tuple[str, ...], folder: Path) -> Any:
+    """The file of data that a recipe means."""
+    return composed(overrides).task.data.path
+
+
 def CSV(kind: str) -> tuple[str, ...]:  # noqa: N802 - filled in by `files`
     return (*TABLE, f"task.data={kind}", f"task.data.path=FILES/table.{kind}", "task.data.target=y")
 
@@ -502,11 +526,45 @@ CHANGES: dict[str, Change] = {
     "schedule:torch.args": Change(
         (*MEMORY, "schedule=ExponentialLR", "schedule.args={gamma: 0.5}"), "schedule.args={gamma: 0.9}"
     ),
+    "env.runs": Change((*LINEAR, "env.runs=FILES/here"), "env.runs=FILES/there", runs_root),
+    "env.data": Change(
+        (
+            *TABLE,
+            "task.data=csv",
+            "task.data.path=none.csv",
+            "task.data.features=[a,b]",
+            "task.data.target=y",
+            "env.data=FILES",
+        ),
+        "env.data=FILES/more",
+        data_path,
+    ),
+    "env.cache": Change((*WALKS, "env.cache=FILES/cache"), "env.cache=FILES/other_cache", cached_files),
+    **{
+        f"launcher:{name}.{key}": Change((*MEMORY, f"launcher={name}"), f"launcher.{key}={value}", see)
+        for name, see, changes in (
+            ("local", started_here, {"workers": "2", "gpus": "2"}),
+            ("ray", asked_of_ray, {"workers": "3", "gpus": "2", "address": "auto", "resources": "{special: 1}"}),
+            (
+                "slurm",
+                handed_in,
+                {"workers": "2", "gpus": "2", "time": "4 h", "partition": "long", "resources": "{mem: 4G}"},
+            ),
+            ("slurm", handed_in, {"signal_seconds": "90"}),
+            ("condor", handed_in, {"workers": "2", "gpus": "2", "time": "4 h", "resources": "{request_memory: 4 GB}"}),
+        )
+        for key, value in changes.items()
+    },
+    **{
+        f"launcher:{name}.retries": Change((*LINEAR, f"launcher={name}"), "launcher.retries=1", times_started)
+        for name in names("launcher")
+    },
 }
 # Keys with one value only: every other is refused.
 SINGLE = {
     "schedule:constant.every": ("schedule=constant", "schedule.every=epoch"),
     "schedule:plateau.every": ("schedule=plateau", "schedule.every=step"),
+    "launcher:inline.workers": ("launcher=inline", "launcher.workers=2"),
 }
 # What `loopwright.fit` says of a module, by the argument that changes it.
 X = torch.linspace(-1, 1, 40).reshape(20, 2)
@@ -590,7 +648,9 @@ def test_what_there_is_to_see_is_the_same_for_the_same_recipe(tmp_path: Path) ->
 
 @pytest.mark.parametrize("key", SINGLE)
 def test_a_key_with_one_value_refuses_every_other(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"`{key.replace(':constant', '').replace(':plateau', '')}` is "):
+    with pytest.raises(
+        ConfigError, match=f"`{key.replace(':constant', '').replace(':plateau', '').replace(':inline', '')}` is "
+    ):
         compose(SINGLE[key])
 
 

@@ -26,6 +26,8 @@ class Lazy(click.Group):
         "evaluate": ("loopwright.cli.evaluate", "Measure a split with a run's weights."),
         "predict": ("loopwright.cli.predict", "Predict with a run's weights."),
         "verify": ("loopwright.cli.verify", "Train a run again and compare bit for bit; or two runs."),
+        "sweep": ("loopwright.cli.sweep", "Train many recipes; status, wait or cancel."),
+        "search": ("loopwright.cli.search", "Search for the best values of a recipe's keys."),
         "runs": ("loopwright.cli.runs", "List, show or remove runs."),
         "figures": ("loopwright.cli.figures", "Draw a run's figures again."),
         "data": ("loopwright.cli.data", "Make or check data files."),
@@ -106,3 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("error: this is a bug in Loopwright or in code it was given; the traceback is above", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Where jobs run: each module holds one launcher and the settings that choose it."""
