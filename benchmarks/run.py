@@ -24,6 +24,8 @@ from benchmarks import (
     generation,
     gru,
     mlp,
+    pruning,
+    search_overhead,
     spiking,
     transformer,
     walks_data,
@@ -44,6 +46,8 @@ CLAIMS = {
         generation,
         walks_data,
         figures,
+        pruning,
+        search_overhead,
     )
 }
 

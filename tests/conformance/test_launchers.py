@@ -22,7 +22,7 @@ from loopwright.sweep.launcher import INTERRUPTED, Job
 from support.cli import TINY
 from support.launched import EXEMPT, MEMBERS, Jobs, alive, environment, until
 
-TRAINING = (*TINY, "train.epochs=200")
+TRAINING = (*TINY, "train.epochs=100")
 
 
 def members(but: str = "", slow: tuple[str, ...] = ()) -> Any:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from loopwright.config import registry
+from loopwright.config.compose import compose
 from loopwright.plugins import load_builtin
 from support.pages import ROOT, Session, blocks, pages
 
@@ -41,6 +42,11 @@ def _project_installs(extra: str | None = None) -> None:
     assert extra is None or extra in project["project"]["optional-dependencies"]
 
 
+def _submits(script: str, *overrides: str) -> None:
+    assert (ROOT / script).is_file()
+    compose(overrides)
+
+
 # Lines that a test must not run, and what is checked instead. Anything else in a bash block has to run.
 ELSEWHERE: dict[str, Callable[[], None]] = {
     "make train": partial(_make_target, "train"),
@@ -51,6 +57,12 @@ ELSEWHERE: dict[str, Callable[[], None]] = {
     "make bench": partial(_make_target, "bench"),
     "make docs": partial(_make_target, "docs"),
     "make golden": partial(_make_target, "golden"),
+    "sbatch examples/cluster/train.sbatch experiment=regression_wave train.epochs=500": partial(
+        _submits, "examples/cluster/train.sbatch", "experiment=regression_wave", "train.epochs=500"
+    ),
+    "condor_submit examples/cluster/train.sub recipe='experiment=regression_wave train.epochs=500'": partial(
+        _submits, "examples/cluster/train.sub", "experiment=regression_wave", "train.epochs=500"
+    ),
     "pip install .": _project_installs,
     "pip install '.[tables]'": partial(_project_installs, "tables"),
 }
