@@ -24,6 +24,9 @@ MODULE = "support.launched"
 # Where a launcher is that never comes to the point; nothing here takes more than some seconds.
 _PATIENCE_SECONDS = 120.0
 
+# What the processes that `support.launched` names as their module share where they are forked.
+IMPORTS = ("torch", "loopwright.experiment")
+
 
 @dataclass(frozen=True)
 class Member:

@@ -68,7 +68,7 @@ def run_search(
         found = begin(study, directory, PerTrial(study))
         work, interrupted = _drive(study, recipe, found, directory, watcher or Watcher())
         code = 0
-        if interrupted:
+        if interrupted or work.cancelled:
             code = INTERRUPTED
         elif work.given_up:
             code = 5 if work.crashed else 1

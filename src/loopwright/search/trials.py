@@ -34,6 +34,7 @@ class _Mine:
     crashes: int = 0
     rest: float = _FIRST_REST
     not_before: float = 0.0
+    cancelled: bool = False
     ended: Ended | None = None
 
 
@@ -41,8 +42,9 @@ class Trials:
     """Runs a study to its number of trials, whoever else does too.
 
     A trial whose job is killed stays running in the storage and is started again under its id. Only after `retries`
-    crashes, or where training it is an error, is it told as failed; failed trials do not count. With `batch`, trials are
-    told in the order in which they were asked for, once all of the batch have ended.
+    crashes, or where training it is an error, is it told as failed; failed trials do not count. One that a person took out
+    of the queue is left to the next call. With `batch`, trials are told in the order in which they were asked for, once
+    all of the batch have ended.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Trials:
         while len(jobs) < room and (trial_id := self._next()) is not None:
             del self._waiting[trial_id]
             jobs.append(self._job(trial_id))
-        self._done = not self._mine
+        self._done = all(mine.cancelled for mine in self._mine.values() if mine.ended is None)
         return jobs
 
     def ended(self, number: int, state: JobState) -> None:
@@ -88,10 +90,13 @@ class Trials:
             return  # left in a queue by an earlier command; whoever adopts the trial reads how it ended
         newer = attempts.read(self.directory.attempts_file(number))[mine.attempts_before :]
         ended = judge(newer, state)
-        if ended.kind == "crashed" and mine.crashes < self.retries:
-            mine.crashes += 1
+        if ended.kind == "crashed":
+            mine.crashes += max(1, len(newer))  # a launcher may start a job again by itself (Ray does)
+        if ended.kind == "crashed" and mine.crashes <= self.retries:
             self.watcher.again(number, ended.error)
             self._waiting = {number: None, **self._waiting}
+        elif ended.kind == "again" and state.cancelled:
+            mine.cancelled = True
         elif ended.kind == "again":
             mine.not_before, mine.rest = clock.monotonic() + mine.rest, min(2 * mine.rest, _LONGEST_REST)
             self._waiting[number] = None
@@ -103,8 +108,13 @@ class Trials:
         self._queued = frozenset(states)
 
     @property
+    def cancelled(self) -> bool:
+        """Whether a person took trials out of the launcher's queue."""
+        return any(mine.cancelled for mine in self._mine.values())
+
+    @property
     def _num_under_way(self) -> int:
-        return sum(mine.ended is None for mine in self._mine.values()) - len(self._waiting)
+        return sum(mine.ended is None and not mine.cancelled for mine in self._mine.values()) - len(self._waiting)
 
     @property
     def finished(self) -> bool:

@@ -17,7 +17,11 @@ from typing import Any
 from loopwright.errors import LockError, LoopwrightError
 from loopwright.search.directory import StudyDirectory
 from loopwright.sweep import attempts
+from loopwright.sweep import worker as point
 from loopwright.sweep.launcher import INTERRUPTED, label
+
+# As of a sweep's points, and what attaches a trial to its study.
+IMPORTS = (*point.IMPORTS, "optuna", "loopwright.search.objective", "loopwright.search.resolving", "loopwright.search.storage")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,6 +17,10 @@ from loopwright.sweep import attempts
 from loopwright.sweep.directory import SweepDirectory
 from loopwright.sweep.launcher import label
 
+# What the processes of all points import: once, where they are forked. Nothing that brings threads of its own (polars),
+# for those do not survive a fork.
+IMPORTS = ("torch", "loopwright.experiment", "loopwright.config.compose", "loopwright.console", "loopwright.plugins")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Train point NUMBER of the sweep in DIRECTORY and note how it went. Returns the exit code of a training."""

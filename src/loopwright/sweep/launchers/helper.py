@@ -28,20 +28,15 @@ from loopwright.record.source import changed_files, source_hashes
 from loopwright.sweep.launchers.process import call, leave, name_job, take_lifeline
 from loopwright.sweep.launchers.shares import LIBRARY_THREADS
 
-# What every run imports. Not what libraries with threads of their own bring (polars): threads do not survive a fork.
-_IMPORTED = (
-    "torch",
-    "numpy.random",
-    "loopwright.experiment",
-    "loopwright.config.compose",
-    "loopwright.console",
-    "loopwright.plugins",
-)
 _CHUNK_BYTES = 1 << 16
 
 
 def serve(connection: socket.socket) -> dict[str, Any] | None:
-    """Fork a child for each order until the driver has gone. Returns its order in a child, None in the helper."""
+    """Fork a child for each order until the driver has gone. Returns its order in a child, None in the helper.
+
+    What a job's module names as its `IMPORTS` is imported here, before the first of its jobs.
+    """
+    known: set[str] = set()
     lifeline, held = os.pipe()
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -68,6 +63,9 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
                     if number == order["terminate"]:
                         os.kill(pid, signal.SIGTERM)
                 continue
+            if order["module"] not in known:
+                known.add(order["module"])
+                _import(order["module"])
             with warnings.catch_warnings():
                 # Newer Pythons warn of threads: there are none but those that a library starts again after a fork.
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -81,6 +79,15 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
                 return order  # type: ignore[no-any-return]
             numbers[pid] = order["number"]
             _answer(connection, number=order["number"], pid=pid)
+
+
+def _import(module: str) -> None:
+    """Import what the jobs of a module share; what fails here fails again in the job, whose log is for it."""
+    with suppress(Exception):
+        for name in getattr(importlib.import_module(module), "IMPORTS", ()):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is imported stays shared with the children: no collection touches it
 
 
 def _reaped() -> list[tuple[int, int]]:
@@ -140,10 +147,6 @@ def main() -> NoReturn:
     # Descriptor 0 becomes each child's lifeline, so the socket moves out of its way.
     connection = socket.socket(fileno=os.dup(0))
     imported = _Imported()
-    for module in _IMPORTED:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # what is imported stays shared with the children: no collection touches it
     order = serve(connection)
     leave(0 if order is None else _become(order, imported))
 
