@@ -27,6 +27,7 @@ from benchmarks import (
     pruning,
     search_overhead,
     spiking,
+    sweep_start,
     transformer,
     walks_data,
 )
@@ -48,6 +49,7 @@ CLAIMS = {
         figures,
         pruning,
         search_overhead,
+        sweep_start,
     )
 }
 
