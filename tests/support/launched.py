@@ -304,6 +304,17 @@ def _leave_late(file: Path) -> int:
     return 0
 
 
+def _fork(file: Path) -> int:
+    """Leave a process of its own behind, which nobody waits for."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        time.sleep(30)
+        os._exit(0)
+    note(file, left=pid)
+    return 0
+
+
 _DOES: dict[str, Callable[..., int]] = {
     "say": _say,
     "draw": _draw,
@@ -314,6 +325,7 @@ _DOES: dict[str, Callable[..., int]] = {
     "die once": _die_once,
     "listen": _listen,
     "leave late": _leave_late,
+    "fork": _fork,
 }
 
 

@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 
 from loopwright.engine.outcome import Status
+from loopwright.errors import RunError
 from loopwright.results import outcome_of
 from loopwright.streams import Streams
 from loopwright.sweep import attempts
@@ -162,11 +163,15 @@ def test_the_second_process_that_finds_it_busy_ends_before_the_first(tmp_path: P
         (JobState("ended", 0), "crashed", "its process ended without a word (exit code 0)"),
         (JobState("ended", 75), "interrupted", None),
         (JobState("ended", 1), "failed", "No module named 'nothing'"),
+        (JobState("ended", 5), "crashed", "No module named 'nothing'"),
     ],
 )
 def test_a_job_that_never_said_a_word(sweep: SweepDirectory, state: JobState, status: str, error: str | None) -> None:
     sweep.attempts_file(1).unlink()
     sweep.log(1).write_text("something\nerror: No module named 'nothing'\n\n")
+    line = Ledger(sweep).update(1, state)
+    assert (line.status, line.error) == (status, error)
+    attempts.begin(sweep.attempts_file(1))  # nor did one that could say no more than that it began: the disk is full
     line = Ledger(sweep).update(1, state)
     assert (line.status, line.error) == (status, error)
 
@@ -177,7 +182,7 @@ def test_attempts_of_earlier_commands_do_not_count_for_a_job(sweep: SweepDirecto
     attempts.begin(file)
     attempts.end(file, "failed", 2, error="several\nlines\n  of a problem")
     ledger = Ledger(sweep)
-    assert (ledger.lines[0].status, ledger.lines[0].error) == ("failed", "of a problem")
+    assert (ledger.lines[0].status, ledger.lines[0].error) == ("failed", "several")
     assert ledger.update(1, JobState("ended", -9), before=1).status == "crashed"
     assert ledger.update(1, JobState("ended", 2), before=0).status == "failed"
     attempts.begin(file)
@@ -240,6 +245,24 @@ def test_exit_codes(statuses: tuple[str, ...], code: int) -> None:
     lines = [Entry(n, "", (), 0, "sweep", status=status) for n, status in enumerate(statuses)]
     assert exit_code(lines) == code
     assert exit_code(lines, interrupted=True) == 75
+
+
+def test_a_plan_that_is_lost_takes_what_was_said_of_its_numbers_with_it(tmp_path: Path) -> None:
+    """Point 1 is another training then: it must not get the result of the one that had its number."""
+    first = run_sweep(plan(name="n"), out=tmp_path)
+    (first.directory / "plan.json").unlink()
+    second = run_sweep(Plan(points(rates=(0.5, 0.1)), "n"), out=tmp_path)
+    assert [line.point for line in second.lines] == [1, 2] and second.exit_code == 0
+    assert second.lines[1].run == first.lines[0].run
+    assert (second.lines[1].best, second.lines[1].attempts) == (first.lines[0].best, 1)
+    assert second.lines[0].run not in (None, *(line.run for line in first.lines))
+
+
+def test_a_file_where_a_folder_is_to_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    for directory in (SweepDirectory(tmp_path), SweepDirectory(tmp_path / "logs" / "below")):
+        with pytest.raises(RunError, match=r"is to be a folder, and there is a file in its way; move it away$"):
+            directory.make()
 
 
 def test_numbers_stay_when_a_named_plan_grows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

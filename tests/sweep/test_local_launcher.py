@@ -299,6 +299,19 @@ def test_a_killed_helper_loses_no_job_and_the_rest_is_started_fresh(tmp_path: Pa
         launcher.close()
 
 
+def test_what_a_job_leaves_running_holds_nobody_up(tmp_path: Path) -> None:
+    with environment():
+        jobs = Jobs(LocalSettings(workers=1).build(tmp_path / "launcher", "warm"), tmp_path)
+        job = jobs.job("fork")
+        assert jobs.run(job) == [0]
+        left = jobs.reports(job)[-1]["left"]
+        try:
+            jobs.launcher.close()
+            assert alive(left)
+        finally:
+            os.kill(left, signal.SIGKILL)
+
+
 def test_a_launcher_that_is_closed_early_lets_its_jobs_save(tmp_path: Path) -> None:
     with environment(LOOPWRIGHT_FRESH="1"):
         jobs = Jobs(LocalSettings(workers=1).build(tmp_path / "launcher", "warm"), tmp_path)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import loopwright
+from loopwright.cli.sweep_text import summary_table, troubles
 from loopwright.results import outcome_of
 from loopwright.sweep.directory import SweepDirectory
+from loopwright.sweep.ledger import read_ledger
 from loopwright.sweep.run import run_sweep
+from loopwright.sweep.summary import Measured, Row, Spread
 from support.cli import TINY, Ended, command, train
 from support.sweeps import BROKEN_VARIABLE, plan
 
@@ -67,6 +73,12 @@ def test_a_file(tmp_path: Path) -> None:
     assert ended.json["counts"] == {"completed": 4}
     assert [row["n"] for row in ended.json["rows"]] == [2, 0]
     assert [row["screened_n"] for row in ended.json["rows"]] == [1, 1]
+    told = [line for line in ended.err.splitlines() if "to train" in line or "confirmed" in line]
+    assert told == [
+        f"2 of 2 runs to train, launcher=inline: {ended.json['sweep']}",
+        f"to be confirmed: {ended.json['rows'][0]['configuration']}",
+        f"2 of 2 runs to train, launcher=inline: {ended.json['sweep']}",
+    ]
 
 
 def test_the_twin(tmp_path: Path) -> None:
@@ -82,8 +94,10 @@ def test_the_plan_is_shown_and_nothing_written(tmp_path: Path, finished: Path) -
     arguments = (*HERE, "optim.lr=0.1,0.01,0.001", "--plan", "--out")
     fresh = command("sweep", *arguments, tmp_path / "none")
     assert fresh.code == 0 and "3 points" in fresh.out and not (tmp_path / "none").exists()
-    again = command("sweep", *HERE, "optim.lr=0.1,0.01", "--plan", "--out", finished.parents[1])
+    again = command("sweep", *HERE, "optim.lr=0.1,0.01", "--plan", "--json", "--out", finished.parents[1])
     assert "finished: 2; to train: 0" in again.out
+    points = [{"label": f"optim.lr={rate}", "seed": 42, "finished": True} for rate in (0.1, 0.01)]
+    assert again.json == {"sweep": str(finished), "hash": finished.name, "points": points}
 
 
 def test_failures_are_told_at_once_and_again_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +115,32 @@ def test_failures_are_told_at_once_and_again_in_the_end(tmp_path: Path, monkeypa
     assert "2 failed" in lines[end - 1]
     fast = command("sweep", *broken, *rest, "--fail-fast", "--out", tmp_path / "fast")
     assert fast.code == 1 and "3 waiting, 1 failed" in fast.out
+
+
+def test_one_error_of_many_points_is_told_once(finished: Path) -> None:
+    first, second = (
+        replace(entry, status="failed", error="no such file") for entry in read_ledger(SweepDirectory(finished))
+    )
+    said = ["failed: optim.lr=0.1, seed 42 and 1 more: no such file", f"  log: {first.log}"]
+    assert troubles([first, second]) == said
+    other = troubles([first, replace(second, error="another")])
+    assert other[0] == "failed: optim.lr=0.1, seed 42: no such file" and len(other) == 4
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        (0.552, 0.0191, "0.5520 ± 0.0191"),
+        (0.00262345, 6.543e-05, "0.002623 ± 0.000065"),
+        (0.5, 0.0, "0.5000 ± 0"),
+        (0.5, None, "0.5000"),
+        (math.inf, math.inf, "inf ± inf"),
+        (12345.0, 2.5, "12345 ± 2.5000"),
+    ],
+)
+def test_a_mean_has_the_decimals_of_its_spread(mean: float, std: float | None, said: str) -> None:
+    row = Row("key", "a", "val_loss", "min", Measured(points=2, val=Spread(2, mean, std)))
+    assert f"  {said}  " in summary_table([row])
 
 
 @pytest.mark.slow
@@ -130,12 +170,16 @@ def test_status_by_path_name_hash_or_beginning(finished: Path) -> None:
     assert _status(finished.name, "--out", root) == whole == _status(finished.name[:6], "--out", root)
     ended = command("sweep", "status", finished)
     head, *rows = ended.out.splitlines()
-    assert head.split() == ["point", "configuration", "seed", "status", "best", "attempts", "where", "log"]
+    assert head.split() == ["point", "configuration", "seed", "status", "best", "attempts", "where", "log", "run"]
     assert [row.split()[:4] for row in rows[:2]] == [
         ["1", "optim.lr=0.1", "42", "completed"],
         ["2", "optim.lr=0.01", "42", "completed"],
     ]
-    assert rows[0].endswith(str(finished / "logs" / "0001.log")) and "2 completed" in rows
+    log, run = rows[0].split()[-2:]
+    assert (
+        log == "logs/0001.log" and (finished / log).is_file() and len(list(finished.parents[1].glob(f"*/{run}"))) == 1
+    )
+    assert "2 completed" in rows
     assert "no process drives it" not in ended.out
 
 
@@ -221,6 +265,39 @@ def test_a_queue_is_withdrawn(tmp_path: Path) -> None:
     again = command("sweep", "cancel", ended.json["sweep"], "--allow-import", "support.sweeps")
     assert "none of its runs is in the queue" in again.out
     assert _status(ended.json["sweep"], "--allow-import", "support.sweeps")["counts"] == {"waiting": 2}
+    # Whoever waits for it does not put it back; its command does.
+    waited = command("sweep", "wait", ended.json["sweep"], "--allow-import", "support.sweeps", "--json")
+    assert (waited.code, waited.json["counts"]) == (75, {"waiting": 2})
+    again = sweep(tmp_path, *QUEUE, "optim.lr=0.1,0.02", "--detach")
+    assert again.json["counts"] == {"queued": 2}
+
+
+def test_waiting_for_a_cancelled_sweep_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of its runs still save a checkpoint when somebody begins to wait."""
+    ended = sweep(tmp_path, *QUEUE, "optim.lr=0.1,0.02", "--detach")
+    directory = SweepDirectory(Path(ended.json["sweep"]))
+    directory.cancelled.touch()
+    asked: list[float] = []
+
+    def last_words(seconds: float) -> None:
+        asked.append(seconds)
+        (directory.launcher_folder / "queue.json").write_text("{}")
+
+    monkeypatch.setattr(time, "sleep", last_words)
+    waited = command("sweep", "wait", directory.path, "--allow-import", "support.sweeps", "--json")
+    assert (waited.code, waited.json["counts"], len(asked)) == (75, {"waiting": 2}, 1)
+
+
+def test_a_screening_that_was_left_alone_is_confirmed_by_who_waits(tmp_path: Path) -> None:
+    stages = ("--screen", "1", "--confirm", "top=1", "seeds=1")
+    ended = sweep(tmp_path, *QUEUE, "optim.lr=0.1,0.02", "--detach", *stages)
+    directory = SweepDirectory(Path(ended.json["sweep"]))
+    imports = ("--allow-import", "support.sweeps")
+    (directory.launcher_folder / "go").touch()
+    while _status(directory.path, *imports)["counts"] != {"completed": 2}:
+        pass  # each look lets the cluster run a job
+    waited = command("sweep", "wait", directory.path, *imports, "--json")
+    assert (waited.code, waited.json["counts"]) == (0, {"completed": 3}), waited.err
 
 
 @pytest.mark.parametrize(
@@ -266,5 +343,6 @@ def test_a_damaged_plan_is_one_line(tmp_path: Path, finished: Path) -> None:
         (tmp_path / "plan.json").write_text(damage)
         ended = command("sweep", "status", tmp_path)
         assert ended.code == 2 and len(ended.errors) == 1 and "is damaged" in ended.errors[0]
+        assert "; move it away and give the sweep's command again" in ended.errors[0]
     ended = command("sweep", "status", finished.name[0] + "zzz", "--out", finished.parents[1])
     assert ended.errors[0].endswith(f"there are: {finished.name}")

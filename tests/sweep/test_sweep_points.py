@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from loopwright import experiment
 from loopwright.errors import ConfigError, LockError, MachineError, UserError
 from loopwright.record.lock import DirectoryLock
 from loopwright.results import outcome_of
-from loopwright.sweep import attempts
+from loopwright.sweep import attempts, worker
 from loopwright.sweep import points as points_module
 from loopwright.sweep.directory import SweepDirectory
 from loopwright.sweep.entry import Entry
@@ -140,6 +142,66 @@ def test_a_worker_that_somebody_signals_goes_on_after_a_rest(run: Run, seen: See
     assert (outcome.exit_code, launcher.started.count(1)) == (0, 3)
     assert launcher.started[:2] == [1, 2]
     assert [told[0] for told in seen.told] == ["completed"] * 3
+
+
+def test_a_worker_that_is_always_interrupted_before_it_can_save_is_given_up(run: Run, seen: Seen) -> None:
+    def interrupted(job: Job) -> int:
+        file = SweepDirectory(Path(job.arguments[0])).attempts_file(job.number)
+        attempts.begin(file)
+        attempts.end(file, "interrupted", 130)
+        return 130
+
+    launcher = Scripted({1: [interrupted] * 5})
+    outcome = run(launcher)
+    assert (outcome.exit_code, launcher.started) == (5, [1, 1, 1, 2, 3])
+    assert seen.errors == ["its process was interrupted before it could save a checkpoint"]
+
+
+def test_a_launcher_that_starts_jobs_again_by_itself_has_no_more_tries(run: Run) -> None:
+    """Ray starts a task again whose process died, Slurm one that saved a checkpoint: only the former is a crash."""
+
+    def dies(job: Job) -> int:
+        file = SweepDirectory(Path(job.arguments[0])).attempts_file(job.number)
+        for end in ("interrupted", None, "interrupted", None):
+            attempts.begin(file)
+            if end is not None:
+                attempts.end(file, end, 75)
+        return -9
+
+    launcher = Scripted({1: [dies, dies, dies], 2: [dies]})
+    outcome = run(launcher)
+    assert (outcome.exit_code, launcher.started) == (5, [1, 1, 2, 2, 3])
+    assert (statuses(outcome), outcome.lines[0].attempts) == (["crashed", "completed", "completed"], 8)
+
+
+def test_a_task_that_ends_its_process_has_failed(run: Run, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = worker._train
+
+    def leaves(directory: SweepDirectory, number: int, *rest: Any) -> Any:
+        return sys.exit("no more of this") if number == 2 else train(directory, number, *rest)
+
+    monkeypatch.setattr(worker, "_train", leaves)
+    launcher = Scripted()
+    outcome = run(launcher)
+    assert (outcome.exit_code, statuses(outcome)) == (1, ["completed", "failed", "completed"])
+    assert (launcher.started, seen.errors) == ([1, 2, 3], ["SystemExit: no more of this"])
+
+
+@pytest.mark.parametrize("function", ["begin", "end"])
+def test_a_disk_that_takes_not_even_the_last_words(
+    run: Run, seen: Seen, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def fails(*arguments: object, **facts: object) -> None:
+        raise MachineError("no room to write anything")
+
+    monkeypatch.setattr(attempts, "end", fails)
+    if function == "begin":
+        monkeypatch.setattr(attempts, "begin", fails)
+    else:
+        monkeypatch.setattr(worker, "_train", fails)
+    outcome = run(Scripted(), plan("train.epochs=1", rates=(0.1,)))
+    assert (outcome.exit_code, statuses(outcome)) == (5, ["crashed"])
+    assert seen.errors == ["no room to write anything"]
 
 
 def test_a_signal_ends_it_and_the_same_command_goes_on(run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -29,7 +29,10 @@ def walk(cls: type[Node], tree: Any = None, prefix: str = "") -> Iterator[tuple[
                 if isinstance(k, type) and issubclass(k, Node)
             ]
             below = kinds[0] if kinds else None
-        if below is not None:
+        if below is not None and get_origin(field.annotation) is dict and given:
+            for key, item in given.items() if isinstance(given, Mapping) else ():
+                yield from walk(below, item, f"{prefix}{name}.{key}.")
+        elif below is not None:
             yield from walk(below, given, f"{prefix}{name}.")
 
 

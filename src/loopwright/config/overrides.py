@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, lru_cache
+from math import ceil
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -87,21 +89,35 @@ def axis(text: str) -> tuple[str, ...] | None:
         raise ConfigError(
             f"`{text}` is in another order each time; a sweep's order changes nothing, so leave shuffle out"
         )
-    if isinstance(parsed.value(), RangeSweep) and _length(parsed.value()) > MOST_VALUES:
-        raise ConfigError(f"`{text}` has more than {MOST_VALUES:,} values; take a smaller range, or a larger step")
     key = parsed.key_or_group if parsed.package is None else parsed.get_key_element()
     # Hydra's own texts are hard to read: `1\\ min`, `True`.
-    try:
-        values = tuple(typed(key, parse_override(f"{key}={value}").value) for value in parsed.sweep_string_iterator())
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"`{text}` has a sweep in a sweep; write all values out with commas") from error
+    if isinstance(parsed.value(), RangeSweep):
+        values = tuple(typed(key, value) for value in _numbers(parsed.value(), text))
+    else:
+        values = _written_out(parsed, key, text)
     if not values:
         raise ConfigError(f"`{text}` is a sweep without a value; range(start,stop) leaves out stop")
     return values
 
 
-def _length(sweep: Any) -> float:
-    return abs(float(sweep.stop) - float(sweep.start)) / (abs(float(sweep.step)) or 1.0)
+def _written_out(parsed: Override, key: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(typed(key, parse_override(f"{key}={value}").value) for value in parsed.sweep_string_iterator())
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"`{text}` has a sweep in a sweep; write all values out with commas") from error
+
+
+def _numbers(sweep: Any, text: str) -> Iterator[int | float]:
+    """The numbers of a range, counted in decimals: 0.1 + 0.1 + 0.1 in binary ones is more than 0.3, and less than stop."""
+    start, stop, step = (Decimal(str(each)) for each in (sweep.start, sweep.stop, sweep.step))
+    if step == 0 or any(each.is_nan() for each in (start, stop, step)):
+        raise ConfigError(f"`{text}` never gets to its end; write range(start,stop,step) with a step that leads there")
+    if not (start.is_finite() and step.is_finite()) or abs(stop - start) / abs(step) > MOST_VALUES:
+        raise ConfigError(f"`{text}` has more than {MOST_VALUES:,} values; take a smaller range, or a larger step")
+    whole = all(isinstance(each, int) for each in (sweep.start, sweep.stop, sweep.step))
+    for number in range(max(0, ceil((stop - start) / step))):
+        value = start + number * step
+        yield int(value) if whole else float(value)
 
 
 def typed(key: str, value: Any) -> str:

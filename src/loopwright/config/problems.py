@@ -47,7 +47,7 @@ _MESSAGES = {
     "model_type": "it should be a mapping of keys",
     "too_short": "it should not be empty",
 }
-_ARM = re.compile(r"constrained-\w+|tuple\[.*\]|str|int|float|bool|\[key\]")
+_ARM = re.compile(r"constrained-\w+|tuple\[.*\]|literal\[.*\]|str|int|float|bool|\[key\]")
 
 
 def _key(loc: tuple[int | str, ...], tree: Any) -> str:

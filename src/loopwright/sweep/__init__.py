@@ -1,6 +1,6 @@
 """Many runs: plans, the ledger, and the launchers that start jobs on one machine or on a cluster.
 
-`loopwright.sweep(...)` is the command's twin: the package can be called.
+`loopwright.sweep(...)` is the command's twin: the package can be called. `help("loopwright.api.sweep")` has its arguments.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,6 +79,12 @@ def read(file: Path) -> list[Attempt]:
                 attempts[index], end=row["end"], code=code if isinstance(code, int) else None, facts=facts
             )
     return attempts
+
+
+def crashes(tried: Iterable[Attempt]) -> int:
+    """How many of the processes of a job that crashed did, one at least: some launchers start a job again by themselves,
+    after it has died (Ray) and after it was interrupted (Slurm)."""
+    return max(1, sum(attempt.end in (None, "failed") for attempt in tried))
 
 
 def _same(attempt: Attempt, host: str, pid: int) -> bool:

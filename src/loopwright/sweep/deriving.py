@@ -17,7 +17,9 @@ from loopwright.sweep import attempts
 from loopwright.sweep.attempts import Attempt
 from loopwright.sweep.directory import SweepDirectory
 from loopwright.sweep.entry import MACHINE, OUTCOMES, Entry, to_number
+from loopwright.sweep.files import changed
 from loopwright.sweep.launcher import INTERRUPTED, JobState
+from loopwright.sweep.launchers.process import CTRL_C
 
 
 def derive(
@@ -36,6 +38,8 @@ def derive(
     run = next((attempt.run for attempt in reversed(worked) if attempt.run is not None), None)
     here = run is not None and (Path(run) / "config.yaml").is_file()
     facts, damage = _result(Path(run)) if run is not None and here else ({}, None)
+    if worked and changed(point["recipe"], worked[-1].facts.get("data")):
+        facts = {}  # its run may not be that of the data there are now: a job finds out by their content
     error: str | None = None
     if state is not None and state.phase != "ended":
         status: str = state.phase
@@ -73,25 +77,26 @@ def _how_it_stands(
         if state.code == INTERRUPTED:
             return "interrupted", None
         if tried and tried[-1].end == "busy":
-            return "waiting", _last_line(tried[-1].facts.get("error"))
+            return "waiting", _first_line(tried[-1].facts.get("error"))
     worked = [attempt for attempt in tried if attempt.end != "busy"]
-    if not worked:
-        if state is None:
-            return "waiting", None
-        if state.code in (1, 2):  # it ended before it could say so
-            return "failed", _last_line(_tail(directory.log(number))) or f"exit code {state.code}"
-        return "crashed", _cause(state.code)
-    last = worked[-1]
-    if last.end is None:
-        if state is None and _at_work(last):
+    last = worked[-1] if worked else None
+    if state is None and last is None:
+        return "waiting", None
+    if last is None or last.end is None:
+        if state is None and last is not None and _at_work(last):
             return "running", None
+        if state is not None and state.code in (1, 2, MACHINE):  # before it could say so, or with no room to say it
+            said = _last_line(_tail(directory.log(number)))
+            return "crashed" if state.code == MACHINE else "failed", said or _cause(state.code)
         return "crashed", _cause(None if state is None else state.code)
     if last.end == "interrupted":
+        if state is not None and last.code == CTRL_C:  # nobody stopped the sweep, and it may be so each time
+            return "crashed", "its process was interrupted before it could save a checkpoint"
         return "interrupted", None
     if last.end == "failed":
         status = "crashed" if last.code == MACHINE else "failed"
-        return status, _last_line(last.facts.get("error")) or f"exit code {last.code}"
-    return "waiting", None  # it had an outcome, and its run has been removed since
+        return status, _first_line(last.facts.get("error")) or f"exit code {last.code}"
+    return "waiting", None  # it had an outcome, and its run has been removed since, or the data have changed
 
 
 def _result(run: Path) -> tuple[dict[str, Any], str | None]:
@@ -143,6 +148,12 @@ def _tail(file: Path) -> str:
     return ""
 
 
-def _last_line(text: Any) -> str | None:
-    lines = [line for line in str(text or "").splitlines() if line.strip()]
-    return lines[-1].strip().removeprefix("error: ") if lines else None
+def _first_line(text: Any) -> str | None:
+    """Of an error: what follows it is advice and details."""
+    return next((line.strip() for line in str(text or "").splitlines() if line.strip()), None)
+
+
+def _last_line(text: str) -> str | None:
+    """Of a log."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else None

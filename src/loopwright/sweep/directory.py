@@ -11,6 +11,7 @@ sweeps/<name or hash>/
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class SweepDirectory:
 
     @property
     def cancelled(self) -> Path:
-        """A file that asks whoever works on the sweep to stop: the way from another login shell."""
+        """A file that asks whoever works on the sweep to stop, and whoever waits for it not to start it again."""
         return self.path / "cancel"
 
     @property
@@ -65,8 +66,11 @@ class SweepDirectory:
     def make(self) -> None:
         """Make the directory and its folders."""
         for folder in (self.path, self.path / "points", self.path / "logs", self.launcher_folder):
-            with explained(folder, 0):
-                folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with explained(folder, 0):
+                    folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise RunError(f"{folder} is to be a folder, and there is a file in its way; move it away") from None
 
     def adopt(
         self, plan: Plan, root: Path, facts: Mapping[str, Any], confirming: Sequence[Point] = ()
@@ -79,7 +83,7 @@ class SweepDirectory:
         from loopwright.sweep.plan import to_plain
 
         self.make()
-        recorded = self._read() or {"points": {}}
+        recorded = self._read() or self._afresh()
         known = {entry["key"]: int(number) for number, entry in recorded["points"].items()}
         if recorded.get("hash") not in (None, plan.hash):
             old = sum(point.key in known for point in plan.points)
@@ -89,10 +93,12 @@ class SweepDirectory:
                 old,
                 len(plan.points) - old,
             )
+        new = itertools.count(max(known.values(), default=0) + 1)
         numbered: dict[int, Point] = {}
         for point in (*plan.points, *confirming):
-            number = known.setdefault(point.key, max(known.values(), default=0) + 1)
-            numbered[number] = point
+            if point.key not in known:
+                known[point.key] = next(new)
+            numbered[known[point.key]] = point
         points = {**recorded["points"], **{str(number): to_plain(point) for number, point in numbered.items()}}
         confirm = plan.confirm and {"top": plan.confirm.top, "seeds": plan.confirm.seeds}
         written = {
@@ -133,10 +139,21 @@ class SweepDirectory:
         return self.path / "plan.json"
 
     def _read(self) -> dict[str, Any] | None:
-        found = read_json(self._plan)
+        fix = "move it away and give the sweep's command again: runs that are finished are found"
+        try:
+            found = read_json(self._plan)
+        except RunError as error:
+            raise RunError(f"{error}; {fix}") from error
         if found is not None and not _is_plan(found):
-            raise RunError(f"{self._plan} is damaged: it is no plan of a sweep; move it away to start the sweep afresh")
+            raise RunError(f"{self._plan} is damaged: it is no plan of a sweep; {fix}")
         return found
+
+    def _afresh(self) -> dict[str, Any]:
+        """The plan of a sweep that has none. What is said of points of a lost one is removed: numbers begin anew."""
+        for file in (self.ledger_file, *(self.path / "points").glob("*.jsonl")):
+            if file.is_file():
+                file.unlink()
+        return {"points": {}}
 
 
 def _is_plan(found: Mapping[str, Any]) -> bool:

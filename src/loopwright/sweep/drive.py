@@ -10,9 +10,10 @@ from typing import Protocol
 
 from loopwright.engine.interrupt import Interrupt
 from loopwright.sweep.launcher import INTERRUPTED, Job, JobState, Launcher
+from loopwright.sweep.launchers.process import CTRL_C
 
 # How a process ends that is asked to before it has set up what saves a checkpoint; None where nobody knows.
-_BY_REQUEST = (-signal.SIGTERM, -signal.SIGINT, None)
+_BY_REQUEST = (-signal.SIGTERM, -signal.SIGINT, CTRL_C, None)
 
 
 class Work(Protocol):
@@ -50,7 +51,7 @@ def drive(work: Work, launcher: Launcher, *, wait: bool = True) -> bool:
             alive |= states.keys()
             for number, state in states.items():
                 if state.phase == "ended":
-                    if (number in asked or interrupt()) and state.code in _BY_REQUEST:
+                    if (number in asked or interrupt() or launcher.interrupted) and state.code in _BY_REQUEST:
                         state = replace(state, code=INTERRUPTED)
                     alive.discard(number)
                     asked.discard(number)

@@ -28,7 +28,7 @@ class Entry:
     """How a point stands. `best` is the monitor's best value on val, `test` the metrics of the best weights.
 
     `identity` and `run` are None before there is a run, `best`, `value`, `test`, `epochs` and `seconds` before it has
-    ended. `attempts` counts the processes that worked on it, `error` is the last line of what went wrong.
+    ended. `attempts` counts the processes that worked on it, `error` is what went wrong, in one line.
     """
 
     point: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from loopwright.config.overrides import as_typed
 from loopwright.config.registry import nearest
 from loopwright.sweep.space import Space, canonical
 from loopwright.sweep.tally import Tally
@@ -50,7 +51,7 @@ class Exclusions:
                 for seed in written.seeds.values if written.seeds else (None,):
                     self.cover({**configuration.said, "seed": seed})
         for number in sorted(self._unused):
-            entry = ", ".join(f"{key}: {value}" for key, value in self._written[number].items())
+            entry = ", ".join(f"{key}: {as_typed(value)}" for key, value in self._written[number].items())
             tally.add(f"`exclude.{number}` ({entry}) matches no combination; correct it, or leave it out")
 
 

@@ -76,7 +76,8 @@ class Points:
         elif entry.status == "failed":
             self._give_up(entry)
         elif entry.status == "crashed":
-            self._crashes[number] = crashes = self._crashes.get(number, 0) + self._starts(number)
+            tried = attempts.read(self.directory.attempts_file(number))[self._before.get(number, 0) :]
+            self._crashes[number] = crashes = self._crashes.get(number, 0) + attempts.crashes(tried)
             if crashes > self.retries:
                 self._give_up(entry)
             else:
@@ -130,11 +131,6 @@ class Points:
             if not self._told:
                 log.warning("%s", error)
             self._told = True
-
-    def _starts(self, number: int) -> int:
-        """How many processes died under one job: a launcher may start it again by itself (Ray does)."""
-        made = len(attempts.read(self.directory.attempts_file(number))) - self._before.get(number, 0)
-        return max(1, made)
 
     def _is_done(self, entry: Entry) -> None:
         self._left.discard(entry.point)

@@ -66,6 +66,10 @@ def run_sweep(
         if plan.confirm is not None and code != INTERRUPTED and sweep.settled and not (code and fail_fast):
             more = confirming(plan, plan.confirm, sweep.ledger)
             if more:
+                log.info(
+                    "to be confirmed: %s",
+                    "; ".join(dict.fromkeys(point.label for point in more)),
+                )
                 code = sweep.train(directory.adopt(plan, root, facts, more), "confirm")
         directory.cancelled.unlink(missing_ok=True)
         rows = tuple(summarise(sweep.ledger.lines, sweep.ledger.points))
@@ -123,6 +127,9 @@ class _Sweep:
         work.write()
         if work.finished:
             return exit_code(self.ledger.lines)
+        left = sum(not self.ledger.entries[number].has_outcome for number in numbers)
+        name = getattr(self.plan.launcher, "name", "")
+        log.info("%d of %d runs to train, launcher=%s: %s", left, len(numbers), name, self.directory.path)
         try:
             interrupted = drive(work, self.launcher, wait=self.wait)
         finally:

@@ -61,6 +61,21 @@ def standing(directory: SweepDirectory, allow_import: Iterable[str] = ()) -> tup
     return view(directory, states), driven
 
 
+def is_at_work(directory: SweepDirectory, allow_import: Iterable[str] = ()) -> bool:
+    """Whether any run of a sweep is in a queue, or is trained."""
+    return any(entry.status in ("queued", "running") for entry in standing(directory, allow_import)[0])
+
+
+def goes_on(directory: SweepDirectory, allow_import: Iterable[str] = ()) -> bool:
+    """Whether a sweep that nobody drives has something under way in a queue, or a screening that is to be confirmed."""
+    settings = launcher_settings(directory, allow_import)
+    if settings is None or not settings.outlives or directory.cancelled.exists():
+        return False
+    entries, _ = standing(directory, allow_import)
+    screened = all(entry.has_outcome and entry.stage == "screen" for entry in entries)
+    return screened or any(entry.status in ("queued", "running") for entry in entries)
+
+
 def _queued(directory: SweepDirectory, allow_import: Iterable[str]) -> Mapping[int, JobState]:
     """What a queue that outlives its driver says of the sweep's jobs; nothing where it cannot be asked from here."""
     settings = launcher_settings(directory, allow_import)
@@ -89,6 +104,8 @@ def cancel(directory: SweepDirectory, allow_import: Iterable[str] = ()) -> str:
         try:
             alive = [number for number, state in launcher.poll().items() if state.phase != "ended"]
             launcher.stop(alive)
+            if alive:
+                directory.cancelled.touch()  # until the sweep's command is given again
         finally:
             launcher.close()
     if not alive:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from loopwright.errors import LockError, LoopwrightError
 from loopwright.sweep import attempts
 from loopwright.sweep.directory import SweepDirectory
+from loopwright.sweep.files import stamps
 from loopwright.sweep.launcher import label
+from loopwright.sweep.launchers.process import CTRL_C
 
 # What the processes of all points import: once, where they are forked. Nothing that brings threads of its own (polars),
 # for those do not survive a fork.
@@ -31,29 +34,50 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     directory = SweepDirectory(given.directory)
     file = directory.attempts_file(given.number)
-    attempts.begin(file, label())
     try:
-        outcome = _train(directory, given.number, given.allow_import)
+        attempts.begin(file, label())
+        plan = directory.plan()
+        point = plan["points"][str(given.number)]
+        data = stamps(point["recipe"])
+        outcome = _train(directory, given.number, plan, point, given.allow_import)
     except LockError as error:  # the process before it is still ending, or another sweep trains the same point
-        attempts.end(file, "busy", error.exit_code, error=str(error))
-        print(f"busy: {error}", file=sys.stderr)  # noqa: T201 - into the job's log
+        _end(file, "busy", error.exit_code, error=str(error))
+        _say(f"busy: {error}")
         return error.exit_code
     except LoopwrightError as error:
-        attempts.end(file, "failed", error.exit_code, error=str(error))
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        _end(file, "failed", error.exit_code, error=str(error))
+        _say(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:  # the second one
-        attempts.end(file, "interrupted", 130)
+        _end(file, "interrupted", CTRL_C)
         raise
-    except Exception as error:
-        traceback.print_exc()
-        attempts.end(file, "failed", 1, error=f"{type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        _end(file, "failed", 1, error=f"{type(error).__name__}: {error}")
+        traceback.print_exc()  # last: a task may have closed stderr
         return 1
-    attempts.end(file, outcome.status, outcome.exit_code, run=outcome.run)
+    _end(file, outcome.status, outcome.exit_code, run=outcome.run, data=data)
     return int(outcome.exit_code)
 
 
-def _train(directory: SweepDirectory, number: int, allow_import: Sequence[str]) -> Any:
+def _say(text: str) -> None:
+    """Into the job's log, if that takes anything."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _end(file: Path, status: str, code: int, **facts: Any) -> None:
+    """Note how it ended. On a disk that takes nothing more, the exit code and the log have to do."""
+    with suppress(LoopwrightError):
+        attempts.end(file, status, code, **facts)
+
+
+def _train(
+    directory: SweepDirectory,
+    number: int,
+    plan: Mapping[str, Any],
+    point: Mapping[str, Any],
+    allow_import: Sequence[str],
+) -> Any:
     from loopwright.config.compose import compose
     from loopwright.console import observers, start_logging
     from loopwright.engine.hooks import Hook, Info
@@ -66,8 +90,6 @@ def _train(directory: SweepDirectory, number: int, allow_import: Sequence[str]) 
             attempts.works_on(directory.attempts_file(number), info.run)
 
     start_logging()
-    plan = directory.plan()
-    point = plan["points"][str(number)]
     config_dir = plan.get("config_dir")
     recipe = compose(
         base=point["recipe"], config_dir=Path(config_dir) if config_dir else None, allow_import=allow_import

@@ -78,10 +78,12 @@ class Warm(Starter):
             self._fresh.terminate(number)
 
     def close(self) -> None:
+        self.ended()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.setblocking(True)
-            while self._socket.recv(_CHUNK_BYTES):
+            # What a job has left behind may keep the socket open for ever: only those that have not ended are waited for.
+            while self._sent and self._socket.recv(_CHUNK_BYTES):
                 pass
         self._socket.close()
         self._helper.wait()
