@@ -19,6 +19,9 @@ import yaml
 from loopwright.config import registry
 from loopwright.config.compose import compose
 from loopwright.plugins import load_builtin
+from loopwright.search.resolving import resolve
+from loopwright.search.study import read_study
+from loopwright.sweep.expand import expand
 from support.pages import ROOT, Session, blocks, pages
 
 PAGES = pages()
@@ -47,6 +50,14 @@ def _submits(script: str, *overrides: str) -> None:
     compose(overrides)
 
 
+def _expands(source: str, *overrides: str) -> None:
+    assert len(expand(source, list(overrides)).points) > 1
+
+
+def _is_a_study(file: str) -> None:
+    resolve(read_study(ROOT / file))
+
+
 # Lines that a test must not run, and what is checked instead. Anything else in a bash block has to run.
 ELSEWHERE: dict[str, Callable[[], None]] = {
     "make train": partial(_make_target, "train"),
@@ -65,6 +76,10 @@ ELSEWHERE: dict[str, Callable[[], None]] = {
     ),
     "pip install .": _project_installs,
     "pip install '.[tables]'": partial(_project_installs, "tables"),
+    "pip install '.[search]'": partial(_project_installs, "search"),
+    # Half a minute of training between them; sweeps.md and search.md run smaller ones to the end.
+    "loopwright sweep compare_latents train.epochs=5": partial(_expands, "compare_latents", "train.epochs=5"),
+    "loopwright search examples/search/wave.yaml --trials 20": partial(_is_a_study, "examples/search/wave.yaml"),
 }
 
 

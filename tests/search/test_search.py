@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import shutil
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from loopwright import api
 from loopwright.config.schema import Recipe
-from loopwright.errors import ConfigError
+from loopwright.errors import ConfigError, MachineError, RunError
 from loopwright.experiment import run
 from loopwright.record.read import find_runs, read_result, read_sessions
 from loopwright.record.run import to_yaml
@@ -333,6 +337,101 @@ def test_a_torn_journal_is_mended(tmp_path: Path) -> None:
     assert search(tmp_path, trials=3).exit_code == 0
 
 
+def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
+    search(tmp_path, trials=2)
+    journal = folder(tmp_path).path / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for damage in (b"garbage{{\n", b"\0" * 512 + b"\n", b"\xff\xfe\n"):
+        journal.write_bytes(b"".join([*lines[:4], damage, *lines[5:]]))
+        with pytest.raises(RunError, match=r"journal\.log is damaged .*: put back a copy of it, or move it away"):
+            search(tmp_path, trials=3)
+
+
+def test_a_database_that_breaks_in_between_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder(tmp_path).path / "study.db"
+
+    def breaks(*given: object) -> None:
+        with sqlite3.connect(file) as connection:
+            connection.execute("DROP TABLE trial_params")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("loopwright.search.run.Trials.watch", breaks)
+        with pytest.raises(
+            MachineError, match=r"^the study's storage at .*study\.db cannot be used any more: .*trial_params"
+        ):
+            search(tmp_path, trials=3, storage="sqlite")
+    file.write_bytes(b"no database" * 500)
+    for log in ("study.db-wal", "study.db-shm"):
+        file.with_name(log).unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match=r"^`storage` at .*study\.db cannot be used: file is not a database$"):
+        search(tmp_path, trials=3, storage="sqlite")
+
+
+def test_an_sqlite_study_is_one_file_once_the_search_has_ended(tmp_path: Path) -> None:
+    search(tmp_path, trials=1, storage="sqlite")
+    assert [path.name for path in folder(tmp_path).path.glob("study.db*")] == ["study.db"]
+
+
+def test_a_trial_of_a_removed_storage_is_no_other_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search(tmp_path, trials=1, sampler={"name": "random", "seed": 9})
+    (folder(tmp_path).path / "journal.log").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("loopwright.search.trials.Trials._take", _dies)
+        with pytest.raises(Killed):
+            search(tmp_path, trials=1)
+    assert facts(search(tmp_path, trials=1).found) == facts(search(tmp_path / "whole", trials=1).found)
+
+
+def _dies(*given: object) -> None:
+    raise Killed
+
+
+def test_a_journal_on_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    search(tmp_path, trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+        with pytest.raises(MachineError, match=r"^no room to write .*journal\.log"):
+            search(tmp_path, trials=2)
+    assert search(tmp_path, trials=2).exit_code == 0
+
+
+def test_a_database_that_is_away_for_a_moment_costs_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import loopwright.search.objective as objective
+
+    train, calls = objective.train_trial, [0]
+
+    def away(*given: Any) -> dict[str, Any]:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise OperationalError("SELECT 1", {}, Exception("the connection was closed"))
+        return train(*given)
+
+    monkeypatch.setattr(objective, "train_trial", away)
+    outcome = search(tmp_path, trials=2, storage="sqlite")
+    first, second = trials_of(outcome.found)
+    assert [first.state, second.state] == [TrialState.COMPLETE] * 2
+    ends = attempts.read(folder(tmp_path).attempts_file(first._trial_id))
+    assert [(one.end, one.code) for one in ends] == [("failed", 5), ("completed", 0)]
+
+
+def test_trials_that_nobody_here_can_judge_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("loopwright.search.trials.Trials._take", _dies)
+        with pytest.raises(Killed):
+            search(tmp_path, trials=1)
+    shutil.rmtree(folder(tmp_path).path / "coordinators")
+    left = search(tmp_path, trials=2)
+    assert [t.state for t in trials_of(left.found)] == [TrialState.RUNNING, TrialState.COMPLETE]
+    assert any(line.startswith("trials that another search still runs: 1;") for line in caplog.messages)
+    left.found.tell(0, state=TrialState.FAIL)
+    assert [t.state for t in trials_of(search(tmp_path, trials=2).found)][1:] == [TrialState.COMPLETE] * 2
+
+
 def test_two_coordinators_have_places_of_their_own(tmp_path: Path) -> None:
     study = resolved()
     search(tmp_path, trials=1)
@@ -363,7 +462,13 @@ def test_a_password_is_not_in_the_study_file_and_not_readable_by_others(tmp_path
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     for url, said in (
         ("postgresql://me:secret@127.0.0.1:1/db", "`storage` at postgresql://me:***@127.0.0.1:1/db cannot be used"),
+        ("postgresql://127.0.0.1:1/db?user=me&password=secret", "password=***"),
+        ("postgresql://me:a@secret@127.0.0.1:1/db", "in a password write %40 for it"),
+        ("postgresql://me:secret@127.0.0.1:port/db", "`storage` is no URL of a database"),
+        ("postgresql+nosuch://me:secret@127.0.0.1:1/db", "its driver is missing"),
         ("nosuch://host/db", "its driver is missing"),
+        ("sqlite://", "a database in memory that no other process sees"),
+        (f"sqlite:///{tmp_path}/none/study.db", "unable to open database file"),
     ):
         with pytest.raises(ConfigError) as caught:
             search(tmp_path, storage=url)
@@ -378,7 +483,7 @@ def test_optuna_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp
         search(tmp_path)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "rates.yaml"
     space = {"optim.lr": dict(LR)}
     file.write_text(to_yaml({**tree(space=space, trials=3), "name": None}))
@@ -387,6 +492,8 @@ def test_the_command(tmp_path: Path) -> None:
     lines = ended.out.splitlines()
     assert lines[0].startswith("1/2  trial 0  ") and "optim.lr=" in lines[0]
     assert "best " in lines[1]
+    assert f"0 of 2 trials are there, launcher=inline: {ended.json['study']}" in ended.err
+    assert f"figures: {ended.json['study']}/figures" in lines and "not finished" not in ended.out
     assert ended.json["counts"] == {"completed": 2}
     assert Path(ended.json["study"]) == folder(tmp_path, "rates").path
     assert ended.json["exit_code"] == 0
@@ -397,6 +504,11 @@ def test_the_command(tmp_path: Path) -> None:
         ["`optim.lr=1` sets what `space` searches; leave it out, or change the study file"],
     )
     assert command("search", tmp_path / "none.yaml").code == 2
+    with monkeypatch.context() as patch:
+        observed_by(patch, SignalAt(training=1, epoch=1, number=signal.SIGINT))
+        stopped = command("search", file, "train.epochs=1", "--trials", 4, "--out", tmp_path)
+    assert stopped.code == 75  # though the signal came in the last step of a trial, which has ended as ever
+    assert stopped.out.startswith("3/4  trial 2  ") and "given again, goes on with it" in stopped.out
 
 
 def _enqueue(out: Path, params: dict[str, Any], **keys: Any) -> None:

@@ -43,6 +43,9 @@ def test_every_problem_is_said_at_once() -> None:
         ({"type": "int", "low": 1, "high": 2.5}, "`low`, `high` and `step` of an int are whole numbers"),
         ({"type": "float", "low": 0, "high": 1, "log": True}, "`log` needs a `low` above 0; it is 0"),
         ({"type": "int", "low": 1, "high": 9, "log": True, "step": 2}, "`log` and `step` exclude each other"),
+        ({"type": "float", "low": 0.1, "high": 1.0, "step": 1e-300}, "`step` 1e-300 divides the range into more than"),
+        ({"type": "int", "low": 1, "high": 10**30}, "`low` and `high` of an int are below 9223372036854775808"),
+        ({"type": "float", "low": 0.1, "high": 1.0, "stepp": 1}, "did you mean `space.optim.lr.step`?"),
         ({"type": "categorical", "choices": []}, "give `choices`, a list of values"),
         ({"type": "categorical", "choices": [[1, 2], [1, 2]]}, "a choice is in it twice"),
         ({"type": "categorical", "choices": [{"a": 1}]}, "a choice is a number, text, true, false, null or a list"),
@@ -60,6 +63,31 @@ def test_a_key_is_searched_or_set_but_not_both() -> None:
     ]
     with pytest.raises(ConfigError, match=r"`optim.lr=0.1` sets what `space` searches"):
         resolve(study_file(), ["optim.lr=0.1"])
+
+
+def test_a_key_is_searched_once() -> None:
+    choices = {"type": "categorical", "choices": ["mse", "l1"]}
+    for keys in (("task/loss", "task.loss"), ("optim", "optim.name")):
+        assert problems(space=dict.fromkeys(keys, choices)) == [
+            "`space`: a key is in it twice (a/b, a.b and a.b.name are one)"
+        ]
+
+
+def test_what_is_wrong_whatever_is_searched_is_said_without_it() -> None:
+    assert problems(recipe={"train.batch_sizes": 3}) == [
+        "`train.batch_sizes` is 3: there is no such key; did you mean `train.batch_size`?"
+    ]
+    assert problems(recipe={"train.epochs": 0}) == ["`train.epochs` is 0; a trial that trains no epoch has no value"]
+    assert problems(space={"train.epochs": {"type": "int", "low": 0, "high": 3}}) == [
+        "`train.epochs` is 0; a trial that trains no epoch has no value"
+    ]
+    assert problems(direction="mxa") == [
+        "`direction` is 'mxa'; it should be 'min' or 'max' or a list, for example [mxa]"
+    ]
+    for storage in ("", "sqllite", "journal:///somewhere"):
+        assert problems(storage=storage) == [
+            f"`storage` is {storage!r}; use journal, sqlite, or a URL like postgresql://user@host/database"
+        ]
 
 
 @pytest.mark.parametrize("key", ["seed", "seeds", "experiment", "record.keep_last", "launcher", "name"])

@@ -10,6 +10,7 @@ import click
 from loopwright.cli import options
 from loopwright.cli.importing import importing
 from loopwright.cli.text import number, printable
+from loopwright.sweep.launcher import INTERRUPTED
 
 if TYPE_CHECKING:
     from loopwright.search.results import Ended
@@ -45,7 +46,7 @@ def command(
 
     check_installed()
     with importing():
-        from loopwright.search.run import counts, run_search
+        from loopwright.search.run import run_search
     from loopwright.console import start_logging
     from loopwright.search.study import read_study
 
@@ -65,11 +66,15 @@ def command(
         click.echo(line)
     if outcome.exit_code in (1, 5):
         click.echo("the last trials failed one after the other, so no more were asked for; their errors are above")
+    if outcome.exit_code == INTERRUPTED:
+        click.echo("not finished: the same command, given again, goes on with it")
+    if any(file.parent.name == "figures" for file in outcome.findings.files):
+        click.echo(f"figures: {outcome.directory / 'figures'}")
     click.echo(f"study: {outcome.directory}")
     if json_line:
         from loopwright.record.files import dumps
 
-        facts = {"study": str(outcome.directory), "exit_code": outcome.exit_code, "counts": counts(outcome.found)}
+        facts = {"study": str(outcome.directory), "exit_code": outcome.exit_code, "counts": dict(outcome.counts)}
         click.echo(dumps({**facts, **outcome.findings.facts}))
     return outcome.exit_code
 

@@ -123,7 +123,7 @@ def sweep(
         confirm=confirm,
     )
     if plan_only:
-        return _show_plan(plan, out)
+        return _show_plan(plan, out, json_line)
     start_logging()
     watcher = Screen()
     try:
@@ -141,15 +141,23 @@ def sweep(
     return ended(outcome, json_line)
 
 
-def _show_plan(plan: Plan, out: Path | None) -> int:
+def _show_plan(plan: Plan, out: Path | None, json_line: bool) -> int:
+    from loopwright.record.files import dumps
     from loopwright.record.run import writable_root
     from loopwright.sweep.directory import sweep_directory
     from loopwright.sweep.estimate import plan_lines
     from loopwright.sweep.ledger import finished_keys
 
     root = writable_root(out, plan.points[0].recipe.env.runs)
-    for line in plan_lines(plan, finished=finished_keys(sweep_directory(root, plan))):
+    directory = sweep_directory(root, plan)
+    finished = finished_keys(directory)
+    for line in plan_lines(plan, finished=finished):
         click.echo(line)
+    if json_line:
+        points = [
+            {"label": point.label, "seed": point.seed, "finished": point.key in finished} for point in plan.points
+        ]
+        click.echo(dumps({"sweep": str(directory.path.absolute()), "hash": plan.hash, "points": points}))
     return 0
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loopwright.sweep.summary import SweepOutcome
 
 _LOOK_SECONDS = 0.5
+_ASK_SECONDS = 2.0  # between two questions to a cluster
 
 sweep_argument = click.argument("sweep", metavar="DIR")
 
@@ -42,7 +43,7 @@ def status(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_lin
         points = [as_plain(entry) for entry in entries]
         click.echo(dumps({"sweep": str(directory.path), "driven": driven, "counts": counts(entries), "points": points}))
         return 0
-    click.echo(points_table(entries))
+    click.echo(points_table(entries, directory.path))
     click.echo(said(counts(entries)))
     for line in troubles(entries):
         click.echo(line)
@@ -60,16 +61,16 @@ def status(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_lin
 def wait(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_line: bool) -> int:
     """Wait until a sweep has ended; exit as it does. Drives it where its runs are in a queue and nobody does."""
     from loopwright.cli.sweep_text import Screen, ended
-    from loopwright.sweep.standing import find_sweep, launcher_settings, standing
+    from loopwright.sweep.standing import find_sweep, goes_on, is_at_work
 
     directory = find_sweep(sweep, options.root(out))
     watcher = Screen()
     if directory.lock.is_held():
         _watch(directory, watcher)
     else:
-        settings = launcher_settings(directory, allow_import)
-        entries, _ = standing(directory, allow_import)
-        if settings is not None and settings.outlives and any(not entry.has_outcome for entry in entries):
+        while directory.cancelled.exists() and is_at_work(directory, allow_import):
+            time.sleep(_ASK_SECONDS)  # for the last words of runs that were cancelled; none of them is started again
+        if goes_on(directory, allow_import):
             with importing():
                 from loopwright.sweep.run import recorded_plan, run_sweep
             from loopwright.console import start_logging

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -133,31 +134,43 @@ def summary_table(rows: Sequence[Row]) -> str:
     return table(cells, left=(0, last) if cells[0][-1] == "remarks" else (0,))
 
 
-def points_table(entries: Sequence[Entry]) -> str:
-    """Every point: how it stands, where it runs, and its log."""
-    cells = [["point", "configuration", "seed", "status", "best", "attempts", "where", "log"]]
+def points_table(entries: Sequence[Entry], directory: Path) -> str:
+    """Every point: how it stands, where it runs, its log below the sweep's `directory`, and the name of its run."""
+    cells = [["point", "configuration", "seed", "status", "best", "attempts", "where", "log", "run"]]
     for entry in entries:
         best = "-" if entry.best is None else f"{entry.monitor} {number(entry.best)}"
         seed, tries = str(entry.seed), str(entry.attempts)
         where = entry.where if entry.status in ("queued", "running") else "-"
-        cells.append([str(entry.point), entry.label, seed, entry.status, best, tries, where or "-", entry.log])
-    return table(cells, left=(1, 3, 4, 6, 7))
+        log = entry.log.removeprefix(f"{directory}/")
+        run = Path(entry.run).name if entry.run else "-"
+        cells.append([str(entry.point), entry.label, seed, entry.status, best, tries, where or "-", log, run])
+    return table(cells, left=(1, 3, 4, 6, 7, 8))
 
 
 def troubles(entries: Sequence[Entry]) -> list[str]:
-    """What failed or crashed, with its error and its log."""
-    return [
-        printable(line)
-        for entry in entries
-        if entry.status in ("failed", "crashed")
-        for line in (f"{entry.status}: {entry.title}: {entry.error}", f"  log: {entry.log}")
-    ]
+    """What failed or crashed, with its error and its log; points with the same error are named once."""
+    alike: dict[tuple[str, str | None], list[Entry]] = {}
+    for entry in entries:
+        if entry.status in ("failed", "crashed"):
+            alike.setdefault((entry.status, entry.error), []).append(entry)
+    lines = []
+    for (status, error), (first, *others) in alike.items():
+        more = f" and {len(others)} more" if others else ""
+        lines += [f"{status}: {first.title}{more}: {error}", f"  log: {first.log}"]
+    return [printable(line) for line in lines]
 
 
 def _spread(spread: Spread) -> str:
+    """Mean and spread with the same decimals: as many as show two digits of the spread, at least four."""
     if spread.mean is None:
         return "-"
-    return number(spread.mean) + ("" if spread.std is None else f" ± {number(spread.std)}")
+    mean, std = spread.mean, spread.std
+    if std is None:
+        return number(mean)
+    if 1e-8 <= std < 1e4 and abs(mean) < 1e4:
+        decimals = max(4, 1 - math.floor(math.log10(std)))
+        return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+    return f"{number(mean)} ± {number(std)}"
 
 
 def _remark(measured: Measured | None) -> str:

@@ -20,6 +20,9 @@ class Interrupt:
     Calling it tells whether a signal has come. A second signal gets the handler that was there before: Ctrl-C twice is a
     KeyboardInterrupt, SIGTERM twice ends the process. SIGUSR1 is a scheduler's warning: it asks for the checkpoint, may come
     as often as it likes, and the first SIGTERM after it is no second signal: a long save has until SIGKILL.
+
+    One within another (a run that a sweep trains in its own process) tells the outer one: a signal in the last step of a
+    run, which no longer changes how that ends, still ends the sweep.
     """
 
     def __init__(self) -> None:
@@ -46,8 +49,12 @@ class Interrupt:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         warning = getattr(signal, "SIGUSR1", None)
         first, asked = self.received is None, self._asked
-        self.received = number
-        self._asked = asked or number != warning
+        outer: Interrupt | None = self
+        while outer is not None:
+            outer.received = number
+            outer._asked = outer._asked or number != warning
+            outer = getattr(outer._before.get(number), "__self__", None)
+            outer = outer if isinstance(outer, Interrupt) else None
         name = signal.Signals(number).name
         if first:
             log.warning("%s: a checkpoint follows at the next step; once more stops at once", name)

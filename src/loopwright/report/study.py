@@ -214,7 +214,8 @@ def front_figure(
         axes.set_xlabel(literal(metrics[0]))
         axes.xaxis.set_major_locator(MaxNLocator(6))
     _framed_legend(axes, "best")
-    headline(figure, f"{len(members)} trials of which no other is better in both, of {len(marks):,} completed")
+    found_here = "1 trial" if len(members) == 1 else f"{len(members)} trials"
+    headline(figure, f"{found_here} of which no other is better in both, of {len(marks):,} completed")
     return figure
 
 

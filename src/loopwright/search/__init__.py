@@ -1,6 +1,6 @@
 """Hyperparameter search: studies, samplers and pruners, driven by Optuna's ask and tell.
 
-`loopwright.search(...)` is the command's twin: the package can be called.
+`loopwright.search(...)` is the command's twin: the package can be called. `help("loopwright.api.search")` has its arguments.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ class Asker:
 
     def _new(self, batch: Batch | None) -> Asked:
         trial = self.found.ask()
+        self.directory.attempts_file(trial._trial_id).unlink(missing_ok=True)  # of a storage that somebody has removed
         trial.set_user_attr(COORDINATOR, str(Owner(self.slot.name, batch)))
         try:
             for name, distribution in self._distributions.items():

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from loopwright.errors import ConfigError
+from loopwright.errors import ConfigError, MachineError
 
 _WAIT_SECONDS = 60.0
+_SECRETS = ("password", "sslpassword", "passfile")
 
 
 class WriteAhead(sqlite3.Connection):
@@ -32,9 +34,18 @@ class WriteAhead(sqlite3.Connection):
 
 
 def open_database(url: str, *, make: bool) -> BaseStorage:
-    """The storage at a URL; `make` lays its tables. Raises ConfigError."""
-    with explained(url):
-        sqlite = make_url(url).get_backend_name() == "sqlite"
+    """The storage at a URL; `make` lays its tables.
+
+    Raises ConfigError, and MachineError where the tables were there before: a server that is away for a while is no reason
+    to give up a trial.
+    """
+    with opening(url) if make else answering(url):
+        parsed = _parsed(url)
+        sqlite = parsed.get_backend_name() == "sqlite"
+        if sqlite and parsed.database in (None, "", ":memory:"):
+            raise ConfigError(
+                f"`storage` is {url}, a database in memory that no other process sees; use journal or sqlite"
+            )
         arguments = {"timeout": _WAIT_SECONDS, "factory": WriteAhead} if sqlite else {}
         return RDBStorage(
             _with_driver(url),
@@ -47,9 +58,12 @@ def open_database(url: str, *, make: bool) -> BaseStorage:
 def shown(url: str) -> str:
     """A URL without its password."""
     try:
-        return make_url(url).render_as_string(hide_password=True).removeprefix("sqlite:///")
-    except ArgumentError:
+        parsed = _parsed(url)
+    except ConfigError:
         return url.partition("://")[0] + "://..."
+    hidden = {name: "***" for name in _SECRETS if name in parsed.query}
+    text = parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+    return text.replace("%2A", "*").removeprefix("sqlite:///")
 
 
 @contextmanager
@@ -58,12 +72,16 @@ def alone(url: str, name: str, opened: BaseStorage | None) -> Iterator[None]:
 
     `opened` is the storage at that URL, whose connections are used, where there is one already.
     """
-    if not make_url(url).get_backend_name().startswith("postgres"):
+    if not _parsed(url).get_backend_name().startswith("postgres"):
         yield
         return
     key = int.from_bytes(hashlib.sha256(f"loopwright {name}".encode()).digest()[:8], "big", signed=True)
-    engine = opened.engine if isinstance(opened, RDBStorage) else create_engine(_with_driver(url), poolclass=NullPool)
-    with explained(url), engine.connect() as connection:
+    before = isinstance(opened, RDBStorage)
+    with answering(url) if before else opening(url):
+        driven = _with_driver(url)
+        engine = opened.engine if isinstance(opened, RDBStorage) else create_engine(driven, poolclass=NullPool)
+        connection = engine.connect()
+    with answering(url), connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
         try:
             yield
@@ -85,19 +103,42 @@ def _with_driver(url: str) -> str:
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Say in one line why a storage cannot be used. Raises ConfigError."""
+def opening(url: str) -> Iterator[None]:
+    """Say in one line why a storage cannot be opened. Raises ConfigError."""
     try:
         yield
     except (ImportError, NoSuchModuleError) as error:
-        extra = "; pip install 'loopwright[postgresql]'" if url.startswith("postgres") else ""
+        ours = _with_driver(url).startswith("postgresql+psycopg:")
+        extra = "; pip install 'loopwright[postgresql]'" if ours else ""
         raise ConfigError(f"`storage` is {shown(url)}, and its driver is missing ({_line(error)}){extra}") from error
-    except ArgumentError as error:
-        raise ConfigError(f"`storage` is no URL of a database: {_line(error)}") from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:  # Optuna's word on tables of another version
         raise ConfigError(f"`storage` at {shown(url)} cannot be used: {_line(error)}") from error
 
 
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Say in one line what has become of a storage that was opened before. Raises MachineError."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise MachineError(
+            f"the study's storage at {shown(url)} cannot be used any more: {_line(error)}; the same command goes on once it can"
+        ) from error
+
+
+def _parsed(url: str) -> URL:
+    """The parts of a URL. Raises ConfigError, which tells nothing of a password."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigError("`storage` is no URL of a database; write it like postgresql://user@host:5432/name") from None
+    if "@" in (parsed.host or ""):
+        raise ConfigError("`storage` is a URL with two '@'; in a password write %40 for it")
+    return parsed
+
+
 def _line(error: BaseException) -> str:
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
     cause = getattr(error, "orig", None) or error
     return " ".join(str(cause).split())[:200]

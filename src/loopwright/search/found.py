@@ -70,9 +70,9 @@ class Found:
         if self.gate_missed:
             yield "no trial passed the gate; what follows is the best of those that did not"
         if self.several:
+            trials = f"{len(self.chosen):,} trial{'s' if len(self.chosen) != 1 else ''}"
             yield (
-                f"Pareto front of {' and '.join(self.file.metrics)}: {len(self.chosen):,} trials, in front.csv; their recipes "
-                "are in front/"
+                f"Pareto front of {' and '.join(self.file.metrics)}: {trials}, in front.csv; the recipes are in front/"
             )
             return
         best = self.chosen[0]

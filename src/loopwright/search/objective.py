@@ -9,7 +9,7 @@ gate         a trial passes it when every seed does. One that does not keeps its
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import optuna
 from optuna.pruners import NopPruner
 
 from loopwright.config.schema import Recipe
-from loopwright.engine.history import History
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.stop import Pruned
 from loopwright.errors import RunError
 from loopwright.experiment import run
+from loopwright.search.judging import Judge
 from loopwright.search.study import Study
 
 # The worst of the seeds' statuses is the trial's.
@@ -51,7 +51,7 @@ def train_trial(
     outcomes: list[Outcome] = []
     for index, seed in enumerate(study.seeds):
         one = recipe.model_copy(update={"seed": seed, "seeds": None})
-        stops = () if isinstance(found.pruner, NopPruner) else (Pruned(_Judge(study, found, trial_id, index)),)
+        stops = () if isinstance(found.pruner, NopPruner) else (Pruned(Judge(study, found, trial_id, index)),)
         outcomes.append(run(one, out=folder, resume=True, overrides=overrides, hooks=hooks, stops=stops))
         if outcomes[-1].status in ("interrupted", "diverged", "pruned"):
             break
@@ -86,29 +86,3 @@ def _value(study: Study, index: int, status: str, outcomes: Sequence[Outcome]) -
         raise RunError(f"{metric} has no value at the end of the training; search for a metric that is measured there")
     mean = math.fsum(value for value in values if value is not None) / len(values)
     return mean if math.isfinite(mean) else study.worst(index)
-
-
-class _Judge:
-    """Reports a seed's epochs to the storage and asks the pruner. Steps count on from seed to seed.
-
-    After a resume, epochs that were reported before go by in silence: each was judged when it was new. The newest one is
-    judged again, since the process may have been killed in between.
-    """
-
-    def __init__(self, study: Study, found: optuna.Study, trial_id: int, seed_index: int) -> None:
-        self.study, self.found, self.trial_id = study, found, trial_id
-        self.first = seed_index * study.epochs_per_seed
-        self._storage = found._storage
-        reported: Mapping[int, float] = self._storage.get_trial(trial_id).intermediate_values
-        self._newest = max(reported, default=0)
-
-    def __call__(self, history: History) -> bool:
-        row = history.last or {}
-        value, step = row.get(self.study.metrics[0]), self.first + int(row.get("epoch") or 0)
-        if value is None or step < self._newest:
-            return False
-        if step > self._newest:
-            self._storage.set_trial_intermediate_value(self.trial_id, step, value)
-            self._newest = step
-        self.found._thread_local.cached_all_trials = None
-        return bool(self.found.pruner.prune(self.found, self._storage.get_trial(self.trial_id)))

@@ -82,7 +82,7 @@ def resolve(
     if problems:
         raise ConfigError(problems)
     tried = list(_tried(file.space))
-    recipe = _composed(recipes, tried[0], problems)
+    recipe = _composed(recipes, tried[0], problems, without=True)
     made = {0: recipe}
     for index, values in enumerate(tried[1:], 1):
         if recipe is not None:
@@ -92,6 +92,8 @@ def resolve(
         told = [one for one in mine if one is not None]
         if len(entry.ends) > 1 and len(told) == len(entry.ends) and len(set(map(_training, told))) == 1:
             problems[f"`space` searches {key!r}, which does not change the training here; leave it out"] = None
+    if any(one is not None and one.train.epochs == 0 for one in made.values()):
+        problems["`train.epochs` is 0; a trial that trains no epoch has no value"] = None
     if problems or recipe is None:
         raise ConfigError(problems)
     metrics, directions = _metrics(file, recipe)
@@ -133,15 +135,26 @@ def _varies(values: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
     return next((key for key in values if values[key] is not first[key]), None)
 
 
-def _composed(recipes: Recipes, values: Mapping[str, Any], problems: dict[str, None]) -> Recipe | None:
+def _composed(
+    recipes: Recipes, values: Mapping[str, Any], problems: dict[str, None], *, without: bool = False
+) -> Recipe | None:
+    """The recipe with these values. What is wrong with it, also `without` them, needs no word of them."""
     try:
         return recipes.recipe(values)
     except ConfigError as error:
+        known = _problems(recipes, {}) if without else ()
         for line in error.problems:
-            problems[line if any(f"`{key}`" in line for key in values) else f"{line} ({' '.join(typed(values))})"] = (
-                None
-            )
+            said = line in known or any(f"`{key}`" in line for key in values)
+            problems[line if said else f"{line} ({' '.join(typed(values))})"] = None
         return None
+
+
+def _problems(recipes: Recipes, values: Mapping[str, Any]) -> Sequence[str]:
+    try:
+        recipes.recipe(values)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _metrics(file: StudyFile, recipe: Recipe) -> tuple[list[str], list[str]]:

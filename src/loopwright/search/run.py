@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from loopwright.search.findings import Findings, report
 from loopwright.search.progress import Watcher
 from loopwright.search.proposals import PerTrial
 from loopwright.search.resolving import resolve
-from loopwright.search.storage import begin, quiet
+from loopwright.search.storage import address, answering, begin, quiet, rest_storage
 from loopwright.search.study import Study, StudyFile
 from loopwright.search.trials import Trials
 from loopwright.sweep.drive import drive
 from loopwright.sweep.launcher import INTERRUPTED
 from loopwright.sweep.launchers.shares import visible_devices
+
+log = logging.getLogger("loopwright")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class SearchOutcome:
     directory: Path
     found: optuna.Study
     findings: Findings
+    counts: Mapping[str, int]
     num_failed: int
     exit_code: int
 
@@ -65,14 +70,34 @@ def run_search(
         study, recipe = resolve(file, overrides, config_dir=config_dir, allow_import=allow_import)
         root = writable_root(out, recipe.env.runs)
         directory = study_directory(root, _name(study))
-        found = begin(study, directory, PerTrial(study))
-        work, interrupted = _drive(study, recipe, found, directory, watcher or Watcher())
-        code = 0
-        if interrupted or work.cancelled:
-            code = INTERRUPTED
-        elif work.given_up:
-            code = 5 if work.crashed else 1
-        return SearchOutcome(directory.path, found, report(found, study, directory.path), work.num_failed, code)
+        where = address(study, directory)
+        with _opened(where):
+            found = begin(study, directory, PerTrial(study))
+            work, interrupted = _drive(study, recipe, found, directory, watcher or Watcher())
+            code = 0
+            if interrupted or work.cancelled:
+                code = INTERRUPTED
+            elif work.given_up:
+                code = 5 if work.crashed else 1
+            findings = report(found, study, directory.path)
+            states = counts(found)
+        if code == 0 and states.get("running"):
+            log.warning(
+                "trials that another search still runs: %d; if there is none any more (its directory was removed), tell them in "
+                "Python: outcome.found.tell(NUMBER, state=optuna.trial.TrialState.FAIL)",
+                states["running"],
+            )
+        return SearchOutcome(directory.path, found, findings, states, work.num_failed, code)
+
+
+@contextmanager
+def _opened(where: str) -> Iterator[None]:
+    """A block that uses a storage; then SQLite puts its write-ahead log into the file. Raises MachineError."""
+    try:
+        with answering(where):
+            yield
+    finally:
+        rest_storage(where)
 
 
 def _drive(
@@ -85,6 +110,9 @@ def _drive(
             f"the queue of launcher={name} has room for the whole study, which would be proposed before its first result; "
             "say how many trials run at one time: --workers N, or launcher.workers in the recipe"
         )
+    there = len(found.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    chosen = getattr(settings, "name", "")
+    log.info("%d of %d trials are there, launcher=%s: %s", there, study.trials, chosen, directory.path)
     slot = directory.slot()
     try:
         work = Trials(

@@ -13,6 +13,7 @@ from loopwright.config.node import Node, frozen, setting
 from loopwright.config.overrides import as_typed
 
 Scalar = str | bool | int | float | None
+_MOST_STEPS = 1e9
 
 
 class Entry(Node):
@@ -63,6 +64,10 @@ class Entry(Node):
             yield f"`log` needs a `low` above 0; it is {self.low:g}"
         if self.log and self.step is not None:
             yield "`log` and `step` exclude each other; leave one out"
+        if self.step is not None and self.high - self.low > _MOST_STEPS * self.step:
+            yield f"`step` {self.step:g} divides the range into more than {_MOST_STEPS:g} values; leave it out"
+        if self.type == "int" and max(abs(self.low), abs(self.high)) >= 2**63:
+            yield f"`low` and `high` of an int are below {2**63}"
 
     @property
     def numeric(self) -> bool:

@@ -21,7 +21,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 
 from loopwright.config.identity import differing_keys
-from loopwright.errors import ConfigError
+from loopwright.errors import ConfigError, RunError
+from loopwright.record.files import explained
 from loopwright.search.directory import StudyDirectory
 from loopwright.search.proposals import NoProposals
 from loopwright.search.study import Study
@@ -69,6 +70,25 @@ class JournalLock(JournalFileSymlinkLock):
                 file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
+class Journal(JournalFileBackend):
+    """Optuna's journal, which says in one line that it is damaged, or that its disk is full."""
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The entries from a number on. Raises RunError."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:  # neither JSON nor text
+            raise RunError(
+                f"{self._file_path} is damaged ({' '.join(str(error).split())}): put back a copy of it, or move it away to start "
+                "the study afresh"
+            ) from error
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add entries. Raises MachineError, RunError."""
+        with explained(Path(self._file_path), sum(map(len, map(str, logs)))):
+            super().append_logs(logs)
+
+
 def address(study: Study, directory: StudyDirectory) -> str:
     """What opens a study's storage."""
     if study.storage is not None and "://" in study.storage:
@@ -86,6 +106,17 @@ def shown_address(where: str) -> str:
     return database.shown(where)
 
 
+@contextmanager
+def answering(where: str) -> Iterator[None]:
+    """A block that uses an open storage. Raises MachineError, one line, where that does not answer any more."""
+    with ExitStack() as held:
+        if not where.startswith(_JOURNAL):
+            from loopwright.search import database
+
+            held.enter_context(database.answering(where))
+        yield
+
+
 # By address and process: a fork must not share a connection. The coordinator and the trials inside it share one object.
 _open: dict[tuple[str, int], BaseStorage] = {}
 
@@ -100,7 +131,13 @@ def open_storage(where: str, *, make: bool = False) -> BaseStorage:
 
 def close_storage(where: str) -> None:
     """Let go of what this process holds of a storage."""
-    storage = _open.pop((where, os.getpid()), None)
+    rest_storage(where)
+    _open.pop((where, os.getpid()), None)
+
+
+def rest_storage(where: str) -> None:
+    """Let go of a storage's connections until it is used again."""
+    storage = _open.get((where, os.getpid()))
     if storage is not None and not isinstance(storage, JournalStorage):
         from loopwright.search import database
 
@@ -110,7 +147,7 @@ def close_storage(where: str) -> None:
 def _opened(where: str, make: bool) -> BaseStorage:
     if where.startswith(_JOURNAL):
         path = Path(where.removeprefix(_JOURNAL))
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
+        return JournalStorage(Journal(str(path), lock_obj=JournalLock(path)))
     from loopwright.search import database
 
     return database.open_database(where, make=make)
@@ -158,9 +195,11 @@ def begin(study: Study, directory: StudyDirectory, sampler: BaseSampler) -> optu
 
 def attach(study: Study, directory: StudyDirectory) -> optuna.Study:
     """The study for a process that reports and asks the pruner, and proposes nothing."""
-    storage = open_storage(address(study, directory))
+    where = address(study, directory)
     pruner = study.pruner.build(study.extent) or NopPruner()
-    return optuna.load_study(study_name=study.name, storage=storage, sampler=NoProposals(), pruner=pruner)
+    with answering(where):
+        storage = open_storage(where)
+        return optuna.load_study(study_name=study.name, storage=storage, sampler=NoProposals(), pruner=pruner)
 
 
 def _facts(study: Study) -> dict[str, Any]:

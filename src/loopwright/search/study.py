@@ -55,7 +55,7 @@ class StudyFile(Node):
     sampler: SAMPLER = setting("tpe", "what proposes the trials")
     pruner: PRUNER = setting("none", "what stops trials early")
     storage: str | None = setting(
-        None, "journal or sqlite (a file in the study's directory), or a database's URL; null is journal", min_length=1
+        None, "journal or sqlite (a file in the study's directory), or a database's URL; null is journal"
     )
     batch: int | None = setting(
         None,
@@ -79,14 +79,22 @@ class StudyFile(Node):
     @field_validator("storage")
     @classmethod
     def _storage_is_known(cls, storage: str | None) -> str | None:
-        if storage is not None and storage not in _FILE_STORAGES and "://" not in storage:
+        if (
+            storage is not None
+            and storage not in _FILE_STORAGES
+            and ("://" not in storage or storage[:8] == "journal:")
+        ):
             raise PydanticCustomError("storage", "use journal, sqlite, or a URL like postgresql://user@host/database")
         return storage
 
     @field_validator("space")
     @classmethod
     def _space_is_frozen(cls, space: dict[str, Entry]) -> dict[str, Entry]:
-        return FrozenDict({key.replace("/", "."): entry for key, entry in space.items()})
+        frozen_space = {key.replace("/", "."): entry for key, entry in space.items()}
+        once = {key.removesuffix(".name") for key in frozen_space}
+        if len(once) < len(space):
+            raise PydanticCustomError("space", "a key is in it twice (a/b, a.b and a.b.name are one)")
+        return FrozenDict(frozen_space)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -91,7 +91,7 @@ class Trials:
         newer = attempts.read(self.directory.attempts_file(number))[mine.attempts_before :]
         ended = judge(newer, state)
         if ended.kind == "crashed":
-            mine.crashes += max(1, len(newer))  # a launcher may start a job again by itself (Ray does)
+            mine.crashes += attempts.crashes(newer)
         if ended.kind == "crashed" and mine.crashes <= self.retries:
             self.watcher.again(number, ended.error)
             self._waiting = {number: None, **self._waiting}
@@ -152,7 +152,7 @@ class Trials:
         elif asked.adopted:
             before = attempts.read(self.directory.attempts_file(asked.trial_id))
             mine.ended = recorded(before)
-            mine.attempts_before = sum(attempt.end is not None for attempt in before)
+            mine.attempts_before = len(before) - bool(before and before[-1].end is None)
         if mine.ended is None and asked.trial_id not in self._queued:
             self._waiting[asked.trial_id] = None
 

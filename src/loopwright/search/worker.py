@@ -21,7 +21,13 @@ from loopwright.sweep import worker as point
 from loopwright.sweep.launcher import INTERRUPTED, label
 
 # As of a sweep's points, and what attaches a trial to its study.
-IMPORTS = (*point.IMPORTS, "optuna", "loopwright.search.objective", "loopwright.search.resolving", "loopwright.search.storage")
+IMPORTS = (
+    *point.IMPORTS,
+    "optuna",
+    "loopwright.search.objective",
+    "loopwright.search.resolving",
+    "loopwright.search.storage",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,14 +64,16 @@ def _failed(file: Path, status: str, error: LoopwrightError) -> int:
 def _train(directory: StudyDirectory, trial_id: int) -> dict[str, Any]:
     from loopwright.console import observers, start_logging
     from loopwright.search.objective import train_trial
+    from loopwright.search.storage import address, answering
 
     start_logging()
     definition = directory.definition.stat()
     study, found, recipes = _opened(directory, definition.st_mtime_ns, os.getpid())
-    params = found._storage.get_trial(trial_id).params
-    recipe, overrides = recipes.trial(params)
-    hooks = observers(recipe.record.console_every)
-    return train_trial(study, found, trial_id, recipe, overrides, directory.trial(trial_id), hooks)
+    with answering(address(study, directory)):
+        params = found._storage.get_trial(trial_id).params
+        recipe, overrides = recipes.trial(params)
+        hooks = observers(recipe.record.console_every)
+        return train_trial(study, found, trial_id, recipe, overrides, directory.trial(trial_id), hooks)
 
 
 @lru_cache(maxsize=1)

@@ -51,13 +51,13 @@ def drive(work: Work, launcher: Launcher, *, wait: bool = True) -> bool:
             alive |= states.keys()
             for number, state in states.items():
                 if state.phase == "ended":
-                    if (number in asked or interrupt() or launcher.interrupted) and state.code in _BY_REQUEST:
+                    if (number in asked or interrupt()) and state.code in _BY_REQUEST:
                         state = replace(state, code=INTERRUPTED)
                     alive.discard(number)
                     asked.discard(number)
                     work.ended(number, state)
             work.watch({number: state for number, state in states.items() if state.phase != "ended"})
-            interrupted = interrupt() or launcher.interrupted
+            interrupted = interrupt()
             if interrupted and launcher.outlives:
                 return True
             if interrupted or work.stopping:

@@ -55,8 +55,6 @@ class Launcher(ABC):
     outlives: ClassVar[bool] = False
     # Seconds between two looks at the jobs.
     poll_seconds: ClassVar[float] = 0.05
-    # Set by a launcher whose jobs run in this process and took the signal that was meant for it.
-    interrupted: bool = False
 
     @abstractmethod
     def room(self) -> int:

@@ -12,8 +12,8 @@ from typing import Literal
 
 from loopwright.config.node import setting
 from loopwright.config.registry import register
-from loopwright.sweep.launcher import INTERRUPTED, JOB_VARIABLE, Job, JobState, Launcher
-from loopwright.sweep.launchers.process import CTRL_C, call
+from loopwright.sweep.launcher import JOB_VARIABLE, Job, JobState, Launcher
+from loopwright.sweep.launchers.process import call
 from loopwright.sweep.settings import LauncherSettings
 
 
@@ -35,12 +35,11 @@ class InlineLauncher(Launcher):
         self._ended: dict[int, JobState] = {}
 
     def room(self) -> int:
-        return 0 if self._ended or self.interrupted else 1
+        return 0 if self._ended else 1
 
     def submit(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            code = INTERRUPTED if self.interrupted else self._run(job)
-            self._ended[job.number] = JobState("ended", code, f"pid {os.getpid()}")
+            self._ended[job.number] = JobState("ended", self._run(job), f"pid {os.getpid()}")
 
     def poll(self) -> Mapping[int, JobState]:
         ended, self._ended = self._ended, {}
@@ -58,9 +57,7 @@ class InlineLauncher(Launcher):
             redirect_stderr(log),
         ):
             os.environ[JOB_VARIABLE] = f"pid {os.getpid()}"
-            code = call(job.module, job.arguments)
-        self.interrupted |= code in (INTERRUPTED, CTRL_C)
-        return code
+            return call(job.module, job.arguments)
 
 
 @contextmanager

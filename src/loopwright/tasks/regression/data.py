@@ -127,7 +127,7 @@ class FileData(TableData):
         for column in (*features, *targets):
             if column not in frame.columns:
                 raise DataError(
-                    f"{path} has no column {column!r}{nearest(column, frame.columns)}; it has {_listed(frame.columns)}"
+                    f"{path} has no column {column!r} (it has {_listed(frame.columns)}){nearest(column, frame.columns)}"
                 )
         if not features:
             raise DataError(f"{path} has no column beside the target; give task.data.features")
