@@ -22,7 +22,7 @@ from loopwright.config.compose import compose
 from loopwright.engine.history import History
 from loopwright.engine.stop import Pruned
 from loopwright.experiment import run
-from loopwright.search.pruners import Extent, HyperbandSettings, MedianSettings, NoPruner, PFLSettings, PrunerSettings
+from loopwright.searches.pruners import Extent, HyperbandSettings, MedianSettings, NoPruner, PFLSettings, PrunerSettings
 from loopwright.streams import Streams
 
 TRIALS, EPOCHS = 30, 50

@@ -24,8 +24,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.measure import Result
 from loopwright.engine.outcome import Outcome
-from loopwright.search import objective, run
-from loopwright.search.study import StudyFile, parse_study
+from loopwright.searches import objective, run
+from loopwright.searches.study import StudyFile, parse_study
 
 TRIALS, SECONDS = 200, 0.05
 BOUND = 1.25

@@ -33,8 +33,8 @@ _EXPORTS = {
     "register": "loopwright.config.registry",
     "resume": "loopwright.api",
     "save_checkpoint": "loopwright.record.checkpoint",
-    "search": "loopwright.search",
-    "sweep": "loopwright.sweep",
+    "search": "loopwright.api",
+    "sweep": "loopwright.api",
     "train": "loopwright.api",
     "verify": "loopwright.api",
 }
@@ -74,9 +74,7 @@ if TYPE_CHECKING:  # `as`: a name that is imported for others to import, says my
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'loopwright' has no attribute {name!r}")
-    module = importlib.import_module(_EXPORTS[name])
-    # A package that can be called is what it exports: the twin of the command that has its name.
-    value = module if _EXPORTS[name] == f"{__name__}.{name}" else getattr(module, name)
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
 

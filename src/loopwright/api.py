@@ -20,12 +20,12 @@ from loopwright.fitting import fitting, given_again
 from loopwright.prediction import predict_run as predict
 from loopwright.proof.verdict import Verdict
 from loopwright.seeds import SeedsOutcome, run_seeds
-from loopwright.sweep.plan import Plan
-from loopwright.sweep.summary import SweepOutcome
+from loopwright.sweeps.plan import Plan
+from loopwright.sweeps.summary import SweepOutcome
 from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
 
 if TYPE_CHECKING:  # a search imports Optuna, and only when it is asked for
-    from loopwright.search.run import SearchOutcome
+    from loopwright.searches.run import SearchOutcome
 
 __all__ = [
     "Evaluation",
@@ -101,9 +101,9 @@ def sweep(
     >>> [row.label for row in sweep("experiment=self_test", "optim.lr=0.1,0.01", "launcher=inline", out=tmp).rows]
     ['optim.lr=0.1', 'optim.lr=0.01']
     """
-    from loopwright.sweep.asked import check_stages, parse_confirm, source_and_overrides
-    from loopwright.sweep.expand import expand
-    from loopwright.sweep.run import run_sweep
+    from loopwright.sweeps.asked import check_stages, parse_confirm, source_and_overrides
+    from loopwright.sweeps.expand import expand
+    from loopwright.sweeps.run import run_sweep
 
     directory = Path(config_dir) if config_dir else None
     if len(asked) == 1 and isinstance(asked[0], Plan):
@@ -142,11 +142,11 @@ def search(
     >>> search(study, "launcher=inline", trials=2, out=tmp).exit_code
     0
     """
-    from loopwright.search import check_installed
+    from loopwright.searches.installed import check_installed
 
     check_installed()
-    from loopwright.search.run import run_search
-    from loopwright.search.study import StudyFile, parse_study, read_study
+    from loopwright.searches.run import run_search
+    from loopwright.searches.study import StudyFile, parse_study, read_study
 
     file = parse_study(study, StudyFile) if isinstance(study, Mapping) else read_study(Path(study))
     return run_search(

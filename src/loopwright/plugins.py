@@ -68,14 +68,14 @@ _BUILTIN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "optim.schedules": ("constant", "cosine", "plateau", "step", "warmup_cosine", "warmup_linear"),
     },
     "launcher": {
-        "sweep.launchers.condor": ("condor",),
-        "sweep.launchers.inline": ("inline",),
-        "sweep.launchers.local": ("local",),
-        "sweep.launchers.ray": ("ray",),
-        "sweep.launchers.slurm": ("slurm",),
+        "sweeps.launchers.condor": ("condor",),
+        "sweeps.launchers.inline": ("inline",),
+        "sweeps.launchers.local": ("local",),
+        "sweeps.launchers.ray": ("ray",),
+        "sweeps.launchers.slurm": ("slurm",),
     },
-    "sampler": {"search.samplers": ("cmaes", "gp", "grid", "nsgaii", "random", "tpe")},
-    "pruner": {"search.pruners": ("hyperband", "median", "none", "pfl", "wilcoxon")},
+    "sampler": {"searches.samplers": ("cmaes", "gp", "grid", "nsgaii", "random", "tpe")},
+    "pruner": {"searches.pruners": ("hyperband", "median", "none", "pfl", "wilcoxon")},
     "plots": {"report.settings": ("full", "minimal", "none", "standard")},
 }
 

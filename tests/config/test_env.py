@@ -18,7 +18,7 @@ from loopwright.errors import ConfigError
 from loopwright.experiment import run
 from loopwright.record.run import Run
 from loopwright.resuming import resume_run
-from loopwright.sweep.plan import Point
+from loopwright.sweeps.plan import Point
 from support.cli import TINY, command
 
 CSV = "x,y\n" + "".join(f"{n},{n % 7}\n" for n in range(60))

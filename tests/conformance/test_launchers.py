@@ -18,7 +18,7 @@ import pytest
 
 from loopwright import beside
 from loopwright.record.read import read_sessions
-from loopwright.sweep.launcher import INTERRUPTED, Job
+from loopwright.sweeps.launcher import INTERRUPTED, Job
 from support.cli import TINY
 from support.launched import EXEMPT, MEMBERS, Jobs, alive, environment, until
 

@@ -19,9 +19,9 @@ import yaml
 from loopwright.config import registry
 from loopwright.config.compose import compose
 from loopwright.plugins import load_builtin
-from loopwright.search.resolving import resolve
-from loopwright.search.study import read_study
-from loopwright.sweep.expand import expand
+from loopwright.searches.resolving import resolve
+from loopwright.searches.study import read_study
+from loopwright.sweeps.expand import expand
 from support.pages import ROOT, Session, blocks, pages
 
 PAGES = pages()

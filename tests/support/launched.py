@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.engine.interrupt import Interrupt
-from loopwright.sweep.launcher import JOB_VARIABLE, Job, JobState, Launcher
+from loopwright.sweeps.launcher import JOB_VARIABLE, Job, JobState, Launcher
 
 TESTS = Path(__file__).resolve().parent.parent
 MODULE = "support.launched"
@@ -43,25 +43,25 @@ class Member:
 
 
 def _local(folder: Path) -> Launcher:
-    from loopwright.sweep.launchers.local import LocalSettings
+    from loopwright.sweeps.launchers.local import LocalSettings
 
     return LocalSettings(workers=2).build(folder, "conformance")
 
 
 def _inline(folder: Path) -> Launcher:
-    from loopwright.sweep.launchers.inline import InlineSettings
+    from loopwright.sweeps.launchers.inline import InlineSettings
 
     return InlineSettings().build(folder, "conformance")
 
 
 def _ray(folder: Path) -> Launcher:
-    from loopwright.sweep.launchers.ray import RaySettings
+    from loopwright.sweeps.launchers.ray import RaySettings
 
     return RaySettings(workers=2).build(folder, "conformance")
 
 
 def _slurm(folder: Path) -> Launcher:
-    from loopwright.sweep.launchers.slurm import SlurmLauncher, SlurmSettings
+    from loopwright.sweeps.launchers.slurm import SlurmLauncher, SlurmSettings
 
     return SlurmLauncher(SlurmSettings(workers=2), folder, "conformance", settle_seconds=1.0)
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from loopwright.config.compose import compose
-from loopwright.sweep.launcher import Job
-from loopwright.sweep.launchers import ray
-from loopwright.sweep.launchers.local import LocalLauncher
-from loopwright.sweep.launchers.starting import Order
-from loopwright.sweep.launchers.submission import Submission
-from loopwright.sweep.plan import Plan, Point
-from loopwright.sweep.run import run_sweep
+from loopwright.sweeps.launcher import Job
+from loopwright.sweeps.launchers import ray
+from loopwright.sweeps.launchers.local import LocalLauncher
+from loopwright.sweeps.launchers.starting import Order
+from loopwright.sweeps.launchers.submission import Submission
+from loopwright.sweeps.plan import Plan, Point
+from loopwright.sweeps.run import run_sweep
 from support.sweeps import Scripted
 
 

@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial
 from loopwright import api
 from loopwright.beside import environment, module
 from loopwright.engine.hooks import Hook, Info
-from loopwright.search.findings import Findings
-from loopwright.search.run import SearchOutcome
-from loopwright.search.study import Study, StudyFile, parse_study
+from loopwright.searches.findings import Findings
+from loopwright.searches.run import SearchOutcome
+from loopwright.searches.study import Study, StudyFile, parse_study
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def study_file(**keys: Any) -> StudyFile:
 
 
 def resolved(**keys: Any) -> Study:
-    from loopwright.search.resolving import resolve
+    from loopwright.searches.resolving import resolve
 
     return resolve(study_file(**keys))[0]
 
@@ -64,7 +64,7 @@ def search(out: Path, *overrides: str, trials: int | None = None, reported: bool
     """`loopwright.search` of the tiny study below `out`; without its figures and importances, which take a second."""
     with pytest.MonkeyPatch.context() as patch:
         if not reported:
-            patch.setattr("loopwright.search.run.report", lambda *given: Findings(()))
+            patch.setattr("loopwright.searches.run.report", lambda *given: Findings(()))
         return api.search(tree(**keys), *overrides, trials=trials, out=out)
 
 

@@ -18,10 +18,10 @@ from loopwright.config.node import setting
 from loopwright.engine.loss import Loss
 from loopwright.engine.task import At
 from loopwright.streams import Streams
-from loopwright.sweep.launcher import Job, JobState, Launcher
-from loopwright.sweep.launchers.inline import InlineLauncher
-from loopwright.sweep.plan import Confirm, Plan, Point, Stage
-from loopwright.sweep.settings import LauncherSettings
+from loopwright.sweeps.launcher import Job, JobState, Launcher
+from loopwright.sweeps.launchers.inline import InlineLauncher
+from loopwright.sweeps.plan import Confirm, Plan, Point, Stage
+from loopwright.sweeps.settings import LauncherSettings
 from support.cli import TINY
 from support.tasks import Config, Noisy
 

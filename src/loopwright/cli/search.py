@@ -10,10 +10,10 @@ import click
 from loopwright.cli import options
 from loopwright.cli.importing import importing
 from loopwright.cli.text import number, printable
-from loopwright.sweep.launcher import INTERRUPTED
+from loopwright.sweeps.launcher import INTERRUPTED
 
 if TYPE_CHECKING:
-    from loopwright.search.results import Ended
+    from loopwright.searches.results import Ended
 
 
 @click.command("search")
@@ -42,13 +42,13 @@ def command(
 
     Exit codes: 0 the study has its trials, 1 too many failed in a row, 5 too many crashed, 75 interrupted.
     """
-    from loopwright.search import check_installed
+    from loopwright.searches.installed import check_installed
 
     check_installed()
     with importing():
-        from loopwright.search.run import run_search
+        from loopwright.searches.run import run_search
     from loopwright.console import start_logging
-    from loopwright.search.study import read_study
+    from loopwright.searches.study import read_study
 
     start_logging()
     outcome = run_search(
@@ -82,7 +82,7 @@ def command(
 def _printer() -> Any:
     from optuna.trial import FrozenTrial
 
-    from loopwright.search.progress import Progress, Watcher
+    from loopwright.searches.progress import Progress, Watcher
 
     class Printer(Watcher):
         """Prints a line per trial that ends."""

@@ -13,7 +13,7 @@ from loopwright.cli.importing import importing
 from loopwright.cli.sweep_shell import cancel, status, wait
 
 if TYPE_CHECKING:
-    from loopwright.sweep.plan import Confirm, Plan
+    from loopwright.sweeps.plan import Confirm, Plan
 
 
 class _WithSubcommands(click.Group):
@@ -70,7 +70,7 @@ def command(
 
     Exit codes: 0 every point has an outcome, 1 some failed, 5 some crashed beyond the retries, 75 interrupted.
     """
-    from loopwright.sweep.asked import check_stages, parse_confirm, source_and_overrides
+    from loopwright.sweeps.asked import check_stages, parse_confirm, source_and_overrides
 
     source, overrides = source_and_overrides(given)
     check_stages(screen, confirm)
@@ -107,11 +107,11 @@ def sweep(
 ) -> int:
     """Expand, train, print; returns the exit code."""
     with importing():
-        from loopwright.sweep.expand import expand
+        from loopwright.sweeps.expand import expand
 
     from loopwright.cli.sweep_text import Screen, ended
     from loopwright.console import start_logging
-    from loopwright.sweep.run import run_sweep
+    from loopwright.sweeps.run import run_sweep
 
     plan = expand(
         source,
@@ -144,9 +144,9 @@ def sweep(
 def _show_plan(plan: Plan, out: Path | None, json_line: bool) -> int:
     from loopwright.record.files import dumps
     from loopwright.record.run import writable_root
-    from loopwright.sweep.directory import sweep_directory
-    from loopwright.sweep.estimate import plan_lines
-    from loopwright.sweep.ledger import finished_keys
+    from loopwright.sweeps.directory import sweep_directory
+    from loopwright.sweeps.estimate import plan_lines
+    from loopwright.sweeps.ledger import finished_keys
 
     root = writable_root(out, plan.points[0].recipe.env.runs)
     directory = sweep_directory(root, plan)

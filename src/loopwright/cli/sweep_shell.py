@@ -14,8 +14,8 @@ from loopwright.cli.importing import importing
 
 if TYPE_CHECKING:
     from loopwright.cli.sweep_text import Screen
-    from loopwright.sweep.directory import SweepDirectory
-    from loopwright.sweep.summary import SweepOutcome
+    from loopwright.sweeps.directory import SweepDirectory
+    from loopwright.sweeps.summary import SweepOutcome
 
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 2.0  # between two questions to a cluster
@@ -31,14 +31,14 @@ sweep_argument = click.argument("sweep", metavar="DIR")
 def status(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_line: bool) -> int:
     """How the points of a sweep stand. DIR is its directory, or its name or hash below the root."""
     from loopwright.cli.sweep_text import points_table, said, troubles
-    from loopwright.sweep.entry import counts
-    from loopwright.sweep.standing import find_sweep, standing
+    from loopwright.sweeps.entry import counts
+    from loopwright.sweeps.standing import find_sweep, standing
 
     directory = find_sweep(sweep, options.root(out))
     entries, driven = standing(directory, allow_import)
     if json_line:
         from loopwright.record.files import dumps
-        from loopwright.sweep.entry import as_plain
+        from loopwright.sweeps.entry import as_plain
 
         points = [as_plain(entry) for entry in entries]
         click.echo(dumps({"sweep": str(directory.path), "driven": driven, "counts": counts(entries), "points": points}))
@@ -61,7 +61,7 @@ def status(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_lin
 def wait(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_line: bool) -> int:
     """Wait until a sweep has ended; exit as it does. Drives it where its runs are in a queue and nobody does."""
     from loopwright.cli.sweep_text import Screen, ended
-    from loopwright.sweep.standing import find_sweep, goes_on, is_at_work
+    from loopwright.sweeps.standing import find_sweep, goes_on, is_at_work
 
     directory = find_sweep(sweep, options.root(out))
     watcher = Screen()
@@ -72,7 +72,7 @@ def wait(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_line:
             time.sleep(_ASK_SECONDS)  # for the last words of runs that were cancelled; none of them is started again
         if goes_on(directory, allow_import):
             with importing():
-                from loopwright.sweep.run import recorded_plan, run_sweep
+                from loopwright.sweeps.run import recorded_plan, run_sweep
             from loopwright.console import start_logging
 
             start_logging()
@@ -98,7 +98,7 @@ def wait(sweep: str, out: Path | None, allow_import: tuple[str, ...], json_line:
 @options.allow_import
 def cancel(sweep: str, out: Path | None, allow_import: tuple[str, ...]) -> int:
     """Stop a sweep, its runs after a checkpoint. The sweep's command, given again, goes on with it."""
-    from loopwright.sweep import standing
+    from loopwright.sweeps import standing
 
     directory = standing.find_sweep(sweep, options.root(out))
     click.echo(f"{standing.cancel(directory, allow_import)} ({directory.path})")
@@ -107,9 +107,9 @@ def cancel(sweep: str, out: Path | None, allow_import: tuple[str, ...]) -> int:
 
 def _watch(directory: SweepDirectory, watcher: Screen) -> None:
     """Look at what the process that drives a sweep writes until it has ended, and say which points have meanwhile."""
-    from loopwright.sweep.entry import counts
-    from loopwright.sweep.ledger import read_ledger
-    from loopwright.sweep.progress import Progress
+    from loopwright.sweeps.entry import counts
+    from loopwright.sweeps.ledger import read_ledger
+    from loopwright.sweeps.progress import Progress
 
     told: set[int] | None = None
     driven = True
@@ -128,9 +128,9 @@ def _watch(directory: SweepDirectory, watcher: Screen) -> None:
 
 
 def _as_it_stands(directory: SweepDirectory, allow_import: Sequence[str]) -> SweepOutcome:
-    from loopwright.sweep.entry import exit_code
-    from loopwright.sweep.standing import standing
-    from loopwright.sweep.summary import SweepOutcome, summarise
+    from loopwright.sweeps.entry import exit_code
+    from loopwright.sweeps.standing import standing
+    from loopwright.sweeps.summary import SweepOutcome, summarise
 
     entries, _ = standing(directory, allow_import)
     rows = summarise(entries, directory.points())

@@ -13,10 +13,10 @@ import click
 from loopwright import clock
 from loopwright.cli.text import number, printable, table
 from loopwright.record.files import dumps
-from loopwright.sweep.entry import Entry, counts
-from loopwright.sweep.launcher import INTERRUPTED
-from loopwright.sweep.progress import Progress, Watcher
-from loopwright.sweep.summary import Measured, Row, Spread, SweepOutcome, as_plain, shown_metrics
+from loopwright.sweeps.entry import Entry, counts
+from loopwright.sweeps.launcher import INTERRUPTED
+from loopwright.sweeps.progress import Progress, Watcher
+from loopwright.sweeps.summary import Measured, Row, Spread, SweepOutcome, as_plain, shown_metrics
 
 _REDRAW_SECONDS = 0.2
 

@@ -22,7 +22,7 @@ from loopwright.optim.optimizers import OPTIM
 from loopwright.optim.torch_schedules import SCHEDULE
 from loopwright.record.settings import RecordSettings
 from loopwright.report.settings import PLOTS
-from loopwright.sweep.settings import LAUNCHER
+from loopwright.sweeps.settings import LAUNCHER
 from loopwright.tasks.base import TaskConfig
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")

@@ -1,0 +1,1 @@
+"""Hyperparameter search: studies, samplers and pruners, driven by Optuna's ask and tell."""
