@@ -59,7 +59,7 @@ def seen() -> Seen:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen) -> Run:
     """Run a sweep of three points on a launcher that does as it is told; a rest takes no time."""
-    monkeypatch.setattr(points_module, "_FIRST_REST", 0.001)
+    monkeypatch.setattr(points_module, "FIRST_REST", 0.001)
 
     def run(launcher: Scripted, asked: Plan | None = None, **options: object) -> SweepOutcome:
         monkeypatch.setattr(InlineSettings, "build", lambda self, folder, name: launcher)

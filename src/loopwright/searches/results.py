@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from loopwright.sweeps.attempts import Attempt
-from loopwright.sweeps.launcher import INTERRUPTED, JobState
-
-_MACHINE = 5  # the exit code of a machine that gave out
+from loopwright.sweeps.ending import how_it_ended
+from loopwright.sweeps.launcher import JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,14 @@ class Ended:
         return kept
 
 
-def judge(newer: Sequence[Attempt], state: JobState) -> Ended:
+def judge(newer: Sequence[Attempt], state: JobState, log: Path) -> Ended:
     """What a job came to that has ended; `newer` are the attempts that it began."""
-    last = newer[-1] if newer else None
-    if last is None or last.end is None:
-        if state.code == INTERRUPTED:
-            return Ended("again")
-        began = "" if last else " before it began"
-        return Ended("crashed", error=f"its process ended with {_how(state.code)}{began}")
-    if last.end in ("busy", "interrupted"):
+    kind, error = how_it_ended(newer, state, log)
+    if kind == "outcome":
+        return outcome(next(attempt for attempt in reversed(newer) if attempt.end != "busy"))
+    if kind == "busy" or kind == "interrupted":
         return Ended("again")
-    if last.end == "failed":
-        kind: Literal["crashed", "failed"] = "crashed" if last.code == _MACHINE else "failed"
-        return Ended(kind, error=str(last.facts.get("error", "")))
-    return outcome(last)
+    return Ended(kind, error=error or "")
 
 
 def outcome(attempt: Attempt) -> Ended:
@@ -78,9 +72,3 @@ def recorded(attempts: Sequence[Attempt]) -> Ended | None:
     if last is None or last.end in (None, "busy", "interrupted", "failed"):
         return None
     return outcome(last)
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "an unknown code"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

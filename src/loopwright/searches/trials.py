@@ -17,13 +17,12 @@ from loopwright.searches.results import Ended, judge, recorded
 from loopwright.searches.storage import attach
 from loopwright.searches.study import Study
 from loopwright.sweeps import attempts
+from loopwright.sweeps.ending import FIRST_REST, LONGEST_REST
 from loopwright.sweeps.launcher import Job, JobState
 
 WORKER = "loopwright.searches.worker"
 # Trials that fail one after the other: what is wrong with them is wrong with the recipe.
 _FAILURES_IN_A_ROW = 5
-# How long a trial rests whose run another process holds, or whose worker somebody has signalled: doubled each time.
-_FIRST_REST, _LONGEST_REST = 0.5, 30.0
 
 
 @dataclass
@@ -32,7 +31,7 @@ class _Mine:
 
     attempts_before: int = 0
     crashes: int = 0
-    rest: float = _FIRST_REST
+    rest: float = FIRST_REST
     not_before: float = 0.0
     cancelled: bool = False
     ended: Ended | None = None
@@ -89,7 +88,7 @@ class Trials:
         if mine is None:
             return  # left in a queue by an earlier command; whoever adopts the trial reads how it ended
         newer = attempts.read(self.directory.attempts_file(number))[mine.attempts_before :]
-        ended = judge(newer, state)
+        ended = judge(newer, state, self.directory.log(number))
         if ended.kind == "crashed":
             mine.crashes += attempts.crashes(newer)
         if ended.kind == "crashed" and mine.crashes <= self.retries:
@@ -98,7 +97,7 @@ class Trials:
         elif ended.kind == "again" and state.cancelled:
             mine.cancelled = True
         elif ended.kind == "again":
-            mine.not_before, mine.rest = clock.monotonic() + mine.rest, min(2 * mine.rest, _LONGEST_REST)
+            mine.not_before, mine.rest = clock.monotonic() + mine.rest, min(2 * mine.rest, LONGEST_REST)
             self._waiting[number] = None
         else:
             mine.ended = ended

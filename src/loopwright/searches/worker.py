@@ -8,17 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from loopwright.errors import LockError, LoopwrightError
 from loopwright.searches.directory import StudyDirectory
-from loopwright.sweeps import attempts
 from loopwright.sweeps import worker as point
-from loopwright.sweeps.launcher import INTERRUPTED, label
+from loopwright.sweeps.launcher import INTERRUPTED
+from loopwright.sweeps.noting import Trained, noted
 
 # As of a sweep's points, and what attaches a trial to its study.
 IMPORTS = (
@@ -37,28 +35,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("trial", type=int)
     given = parser.parse_args(arguments)
     directory = StudyDirectory(given.directory)
-    file = directory.attempts_file(given.trial)
-    attempts.begin(file, label(), durable=False)
-    try:
+
+    def train() -> Trained:
         facts = _train(directory, given.trial)
-    except LockError as error:  # the process before it is still ending
-        return _failed(file, "busy", error)
-    except LoopwrightError as error:
-        return _failed(file, "failed", error)
-    except Exception as error:
-        traceback.print_exc()
-        attempts.end(file, "failed", 1, durable=False, error=f"{type(error).__name__}: {error}")
-        return 1
-    status = facts.pop("status")
-    code = INTERRUPTED if status == "interrupted" else 0
-    attempts.end(file, status, code, durable=False, **facts)
-    return code
+        status = facts.pop("status")
+        return Trained(status, INTERRUPTED if status == "interrupted" else 0, facts)
 
-
-def _failed(file: Path, status: str, error: LoopwrightError) -> int:
-    attempts.end(file, status, error.exit_code, durable=False, error=str(error))
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - into the job's log
-    return error.exit_code
+    return noted(directory.attempts_file(given.trial), train, durable=False)
 
 
 def _train(directory: StudyDirectory, trial_id: int) -> dict[str, Any]:

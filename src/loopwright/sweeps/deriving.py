@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +15,10 @@ from loopwright.record.read import read_result
 from loopwright.sweeps import attempts
 from loopwright.sweeps.attempts import Attempt
 from loopwright.sweeps.directory import SweepDirectory
-from loopwright.sweeps.entry import MACHINE, OUTCOMES, Entry, to_number
+from loopwright.sweeps.ending import how_it_ended
+from loopwright.sweeps.entry import OUTCOMES, Entry, to_number
 from loopwright.sweeps.files import changed
-from loopwright.sweeps.launcher import INTERRUPTED, JobState
-from loopwright.sweeps.launchers.process import CTRL_C
+from loopwright.sweeps.launcher import JobState
 
 
 def derive(
@@ -72,31 +71,14 @@ def _how_it_stands(
     directory: SweepDirectory, number: int, tried: list[Attempt], state: JobState | None, before: int
 ) -> tuple[str, str | None]:
     """Status and error of a point without an outcome, that is not in the launcher's hands."""
-    if state is not None:
-        tried = tried[before:]
-        if state.code == INTERRUPTED:
-            return "interrupted", None
-        if tried and tried[-1].end == "busy":
-            return "waiting", _first_line(tried[-1].facts.get("error"))
     worked = [attempt for attempt in tried if attempt.end != "busy"]
-    last = worked[-1] if worked else None
-    if state is None and last is None:
+    if state is None and not worked:
         return "waiting", None
-    if last is None or last.end is None:
-        if state is None and last is not None and _at_work(last):
-            return "running", None
-        if state is not None and state.code in (1, 2, MACHINE):  # before it could say so, or with no room to say it
-            said = _last_line(_tail(directory.log(number)))
-            return "crashed" if state.code == MACHINE else "failed", said or _cause(state.code)
-        return "crashed", _cause(None if state is None else state.code)
-    if last.end == "interrupted":
-        if state is not None and last.code == CTRL_C:  # nobody stopped the sweep, and it may be so each time
-            return "crashed", "its process was interrupted before it could save a checkpoint"
-        return "interrupted", None
-    if last.end == "failed":
-        status = "crashed" if last.code == MACHINE else "failed"
-        return status, _first_line(last.facts.get("error")) or f"exit code {last.code}"
-    return "waiting", None  # it had an outcome, and its run has been removed since, or the data have changed
+    if state is None and worked[-1].end is None and _at_work(worked[-1]):
+        return "running", None
+    kind, error = how_it_ended(tried[before:] if state is not None else tried, state, directory.log(number))
+    # An outcome without a result: its run has been removed since, or the data have changed.
+    return ("waiting" if kind in ("busy", "outcome") else kind), error
 
 
 def _result(run: Path) -> tuple[dict[str, Any], str | None]:
@@ -130,30 +112,3 @@ def _at_work(attempt: Attempt) -> bool:
             os.kill(attempt.pid, 0)
             return True
     return False
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        with suppress(ValueError):
-            return f"its process was killed by {signal.Signals(-code).name}"
-        return f"its process was killed by signal {-code}"
-    return "its process died without a word" if code is None else f"its process ended without a word (exit code {code})"
-
-
-def _tail(file: Path) -> str:
-    """The end of a log."""
-    with suppress(OSError), file.open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
-        return stream.read().decode(errors="replace")
-    return ""
-
-
-def _first_line(text: Any) -> str | None:
-    """Of an error: what follows it is advice and details."""
-    return next((line.strip() for line in str(text or "").splitlines() if line.strip()), None)
-
-
-def _last_line(text: str) -> str | None:
-    """Of a log."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else None

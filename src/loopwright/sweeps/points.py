@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from loopwright import clock
 from loopwright.errors import LoopwrightError
 from loopwright.sweeps import attempts
+from loopwright.sweeps.ending import FIRST_REST, LONGEST_REST
 from loopwright.sweeps.entry import Entry, counts
 from loopwright.sweeps.launcher import Job, JobState
 from loopwright.sweeps.ledger import Ledger
@@ -16,8 +17,6 @@ from loopwright.sweeps.summary import summarise, write_summary
 
 log = logging.getLogger("loopwright")
 
-# How long a point rests whose run another process holds, or whose worker was signalled by somebody: doubled each time.
-_FIRST_REST, _LONGEST_REST = 0.5, 30.0
 _WRITE_SECONDS = 1.0
 
 
@@ -86,8 +85,8 @@ class Points:
         elif state.cancelled:
             self._is_done(entry)  # the same command, given again, goes on with it
         else:
-            rest = self._rest.get(number, (0.0, _FIRST_REST))[1]
-            self._rest[number] = (clock.monotonic() + rest, min(2 * rest, _LONGEST_REST))
+            rest = self._rest.get(number, (0.0, FIRST_REST))[1]
+            self._rest[number] = (clock.monotonic() + rest, min(2 * rest, LONGEST_REST))
             self._waiting[number] = None
 
     def watch(self, states: Mapping[int, JobState]) -> None:

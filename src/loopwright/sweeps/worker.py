@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loopwright.errors import LockError, LoopwrightError
 from loopwright.sweeps import attempts
 from loopwright.sweeps.directory import SweepDirectory
 from loopwright.sweeps.files import stamps
-from loopwright.sweeps.launcher import label
-from loopwright.sweeps.launchers.process import CTRL_C
+from loopwright.sweeps.noting import Trained, noted
 
 # What the processes of all points import: once, where they are forked. Nothing that brings threads of its own (polars),
 # for those do not survive a fork.
@@ -33,42 +29,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--allow-import", action="append", default=[])
     given = parser.parse_args(arguments)
     directory = SweepDirectory(given.directory)
-    file = directory.attempts_file(given.number)
-    try:
-        attempts.begin(file, label())
+
+    def train() -> Trained:
         plan = directory.plan()
         point = plan["points"][str(given.number)]
         data = stamps(point["recipe"])
         outcome = _train(directory, given.number, plan, point, given.allow_import)
-    except LockError as error:  # the process before it is still ending, or another sweep trains the same point
-        _end(file, "busy", error.exit_code, error=str(error))
-        _say(f"busy: {error}")
-        return error.exit_code
-    except LoopwrightError as error:
-        _end(file, "failed", error.exit_code, error=str(error))
-        _say(f"error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:  # the second one
-        _end(file, "interrupted", CTRL_C)
-        raise
-    except (Exception, SystemExit) as error:
-        _end(file, "failed", 1, error=f"{type(error).__name__}: {error}")
-        traceback.print_exc()  # last: a task may have closed stderr
-        return 1
-    _end(file, outcome.status, outcome.exit_code, run=outcome.run, data=data)
-    return int(outcome.exit_code)
+        return Trained(outcome.status, outcome.exit_code, {"run": outcome.run, "data": data})
 
-
-def _say(text: str) -> None:
-    """Into the job's log, if that takes anything."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _end(file: Path, status: str, code: int, **facts: Any) -> None:
-    """Note how it ended. On a disk that takes nothing more, the exit code and the log have to do."""
-    with suppress(LoopwrightError):
-        attempts.end(file, status, code, **facts)
+    return noted(directory.attempts_file(given.number), train)
 
 
 def _train(
