@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,6 +45,21 @@ def _absolute(path: str) -> str:
 
 # A file the user names. Kept as an absolute path, so that a run can be resumed from another directory.
 FilePath = Annotated[str, AfterValidator(_absolute)]
+
+
+def one_folder(whose: str) -> AfterValidator:
+    """The mark of a text that is the name of a folder; `whose` begins the message ("a run's")."""
+
+    def check(name: str) -> str:
+        if not name or name.startswith(".") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f\x7f]", name):
+            raise PydanticCustomError(
+                "name",
+                "{whose} name is one folder: 1 to 200 bytes, no '/', no control characters, no leading dot",
+                {"whose": whose},
+            )
+        return name
+
+    return AfterValidator(check)
 
 
 class FrozenDict(dict[str, Any]):

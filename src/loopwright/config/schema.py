@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from loopwright.config.env import EnvSettings
 from loopwright.config.keys import choice_of
-from loopwright.config.node import Node, data_below, setting
+from loopwright.config.node import Node, data_below, one_folder, setting
 from loopwright.config.problems import lines, not_text, shown
 from loopwright.config.registry import Choice, names, nearest
 from loopwright.engine.settings import StopSettings, TrainSettings
@@ -31,7 +31,7 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 class Recipe(Node):
     """What was asked for: everything that a training needs, checked as a whole before anything is built."""
 
-    name: str | None = setting(
+    name: Annotated[str, one_folder("a run's")] | None = setting(
         None, "folder of the runs below the root; null takes the experiment's name, else the task's", trajectory=False
     )
     seed: int = setting(42, "root of all randomness", ge=0, lt=2**63)
@@ -55,17 +55,6 @@ class Recipe(Node):
     )
     launcher: LAUNCHER = setting("local", "where the runs of a sweep or a search are started", trajectory=False)
     env: EnvSettings = setting(EnvSettings(), "the site: where runs, data and cache are", trajectory=False)
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_a_folder(cls, name: str | None) -> str | None:
-        if name is not None and (
-            not name or name.startswith(".") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f\x7f]", name)
-        ):
-            raise PydanticCustomError(
-                "name", "a run's name is one folder: 1 to 200 bytes, no '/', no control characters, no leading dot"
-            )
-        return name
 
     @field_validator("seeds")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, ValidationError, field_validator, model_val
 from pydantic_core import PydanticCustomError
 
 from loopwright.config.compose import read_yaml
-from loopwright.config.node import FrozenDict, Keywords, Node, frozen, setting
+from loopwright.config.node import FrozenDict, Keywords, Node, frozen, one_folder, setting
 from loopwright.config.problems import lines, not_text, shown
 from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
@@ -42,7 +41,9 @@ def _flat(tree: Any) -> FrozenDict:
 class StudyFile(Node):
     """A study file, checked as far as it can be without the recipe it is about."""
 
-    name: str | None = setting(None, "what the study and its directory are called; null takes the file's name")
+    name: Annotated[str, one_folder("a study's")] | None = setting(
+        None, "what the study and its directory are called; null takes the file's name"
+    )
     trials: int = setting(
         100, "trials in all, whoever runs them and in however many calls; failed ones do not count", ge=1
     )
@@ -64,17 +65,6 @@ class StudyFile(Node):
     )
     recipe: Annotated[dict[str, Any], AfterValidator(_flat)] = setting({}, "keys of every trial's recipe")
     space: dict[str, Entry] = setting(..., "the searched keys", min_length=1)
-
-    @field_validator("name")
-    @classmethod
-    def _name_is_a_folder(cls, name: str | None) -> str | None:
-        if name is not None and (
-            not name or name.startswith(".") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f\x7f]", name)
-        ):
-            raise PydanticCustomError(
-                "name", "a study's name is one folder: no '/', no control characters, no leading dot"
-            )
-        return name
 
     @field_validator("storage")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from loopwright.config.compose import read_yaml
 from loopwright.config.groups import Groups
-from loopwright.config.node import Keywords, Node, frozen, setting
+from loopwright.config.node import Keywords, Node, frozen, one_folder, setting
 from loopwright.config.overrides import Assignment, axis, typed
 from loopwright.config.problems import lines, not_text
 from loopwright.config.registry import nearest
@@ -63,7 +62,9 @@ class Confirmed(Node):
 class SweepFile(Node):
     """What is trained: every combination of the axes, with every variant and point, with every seed."""
 
-    name: str | None = setting(None, "folder of the sweep; null takes the file's name")
+    name: Annotated[str, one_folder("a sweep's")] | None = setting(
+        None, "folder of the sweep; null takes the file's name"
+    )
     recipe: Keywords = setting({}, "keys of the recipe that all points share: dotted, or nested as in a --config file")
     axes: Annotated[dict[str, Any], AfterValidator(_axes)] = setting(
         {}, "key -> its values, as a list or as a text in the grammar of overrides"
@@ -80,14 +81,6 @@ class SweepFile(Node):
     @model_validator(mode="after")
     def _makes_sense(self) -> SweepFile:
         problems: list[str] = []
-        name = self.name
-        if name is not None and (
-            not name or name.startswith(".") or len(name.encode()) > 200 or re.search(r"[/\\\x00-\x1f\x7f]", name)
-        ):
-            problems.append(
-                f"`name` is {name!r}; a sweep's name is one folder: 1 to 200 bytes, no '/', no control characters, no "
-                "leading dot"
-            )
         if (self.screen is None) != (self.confirm is None):
             problems.append(
                 "`screen` and `confirm` belong together: how many seeds first, and how many of the best again with how "
