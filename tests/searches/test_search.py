@@ -518,3 +518,27 @@ def _enqueue(out: Path, params: dict[str, Any], **keys: Any) -> None:
 
     study = resolved(**keys)
     begin(study, folder(out), PerTrial(study)).enqueue_trial(params)
+
+
+def test_a_study_of_which_nothing_has_come_takes_another_definition(tmp_path: Path) -> None:
+    """A mistyped path of the data fails every trial; it is mended in the same file."""
+    table = tmp_path / "table.csv"
+    table.write_text("a,y\n" + "".join(f"{i % 7},{i % 11}\n" for i in range(40)))
+    recipe = {
+        "task": "regression",
+        "task.data": {"name": "csv", "path": str(tmp_path / "tabel.csv"), "features": ["a"], "target": "y"},
+        "model.hidden": [4],
+        "train.epochs": 1,
+        "launcher": "inline",
+        "plots": "none",
+        "record.code": False,
+    }
+    space = {"optim.lr": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}}
+    study = {"name": "mine", "trials": 2, "recipe": recipe, "space": space}
+    assert api.search(study, out=tmp_path).counts.get("completed") is None
+    recipe["task.data"] |= {"path": str(table)}
+    space["optim.lr"]["high"] = 1.0
+    assert api.search(study, out=tmp_path).counts["completed"] == 2
+    space["optim.lr"]["high"] = 2.0
+    with pytest.raises(ConfigError, match="is another one"):
+        api.search(study, out=tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from loopwright.searches.study import Study, StudyFile
 from loopwright.searches.trials import Trials
 from loopwright.sweeps.drive import drive
 from loopwright.sweeps.launcher import INTERRUPTED
-from loopwright.sweeps.launchers.shares import visible_devices
+from loopwright.sweeps.launchers.shares import wants_gpu
 
 log = logging.getLogger("loopwright")
 
@@ -124,7 +123,7 @@ def _drive(
             retries=settings.retries,
             workers=settings.workers,
             threads=recipe.threads,
-            gpu=recipe.device.startswith("cuda") or (recipe.device == "auto" and bool(visible_devices(os.environ))),
+            gpu=wants_gpu(recipe.device),
         )
         launcher = settings.build(slot.folder, re.sub(r"[^\w-]", "-", _name(study), flags=re.ASCII))
         try:

@@ -19,6 +19,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from loopwright.config.identity import differing_keys
 from loopwright.errors import ConfigError, RunError
@@ -181,7 +182,7 @@ def begin(study: Study, directory: StudyDirectory, sampler: BaseSampler) -> optu
             load_if_exists=True,
         )
         facts, recorded = _facts(study), found.user_attrs
-        if not recorded and not found.get_trials(deepcopy=False):
+        if _is_fresh(found, recorded, facts):
             for name, value in facts.items():
                 found.set_user_attr(name, value)
         elif differences := _differences(recorded, facts):
@@ -212,6 +213,13 @@ def _facts(study: Study) -> dict[str, Any]:
         "space": {key: entry.model_dump(mode="json") for key, entry in study.space.items()},
         "recipe": study.model_dump(mode="json")["base"],
     }
+
+
+def _is_fresh(found: optuna.Study, recorded: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether nothing has come of a study yet: another definition may take its place. Its directions are Optuna's to keep."""
+    if recorded and recorded.get("direction") != facts["direction"]:
+        return False
+    return all(trial.state == TrialState.FAIL for trial in found.get_trials(deepcopy=False))
 
 
 def _differences(recorded: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -19,7 +18,7 @@ from loopwright.sweeps.directory import SweepDirectory, sweep_directory
 from loopwright.sweeps.drive import drive
 from loopwright.sweeps.entry import Entry, exit_code
 from loopwright.sweeps.launcher import INTERRUPTED, Job, Launcher
-from loopwright.sweeps.launchers.shares import visible_devices
+from loopwright.sweeps.launchers.shares import wants_gpu
 from loopwright.sweeps.ledger import Ledger
 from loopwright.sweeps.plan import Plan, Point, Stage
 from loopwright.sweeps.points import Points
@@ -155,22 +154,16 @@ class _Sweep:
         self.stack.callback(launcher.close)
         return launcher
 
-    @cached_property
-    def has_gpu(self) -> bool:
-        """Whether `device=auto` is a GPU on this machine."""
-        return bool(visible_devices(os.environ))
-
     def job(self, number: int, point: Point) -> Job:
         imports = [part for module in self.modules for part in ("--allow-import", module)]
         recipe = point.recipe
-        gpu = recipe.device.startswith("cuda") or (recipe.device == "auto" and self.has_gpu)
         return Job(
             number,
             WORKER,
             (str(self.directory.path), str(number), *imports),
             self.directory.log(number),
             threads=recipe.threads,
-            gpu=gpu,
+            gpu=wants_gpu(recipe.device),
         )
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 # The numbers of threads that libraries read when they are imported. torch's own is set by the engine from `threads`.
 LIBRARY_THREADS = (
@@ -51,6 +52,11 @@ def visible_devices(environment: Mapping[str, str]) -> list[str]:
     return names
 
 
+def wants_gpu(device: str) -> bool:
+    """Whether a run with this `device` would use a GPU; `auto` does where this machine has one."""
+    return device.startswith("cuda") or (device == "auto" and bool(visible_devices(os.environ)))
+
+
 def listed(text: str) -> list[str]:
     """The devices of `nvidia-smi -L`: the index of each GPU, or the UUIDs of its MIG devices where it is divided.
 
@@ -76,6 +82,7 @@ def least_used(devices: Sequence[str], used: Counter[str], count: int) -> tuple[
     return tuple(devices[at] for at in sorted(ranked[:count]))
 
 
+@cache
 def _nvidia_smi() -> str:
     try:
         asked = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ASK_SECONDS)
