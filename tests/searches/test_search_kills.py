@@ -81,7 +81,7 @@ def test_a_trial_that_crashes_too_often_is_failed_and_does_not_count(tmp_path: P
     killer.join()
     failed, good = trials_of(outcome.found)
     assert (failed.state, failed.user_attrs["status"]) == (TrialState.FAIL, "crashed")
-    assert failed.user_attrs["error"] == "its process ended with signal 9"
+    assert failed.user_attrs["error"] == "its process was killed by SIGKILL"
     assert len(attempts.read(directory(tmp_path).attempts_file(0))) == 2
     assert (good.state, outcome.exit_code) == (TrialState.COMPLETE, 0)
 
