@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from loopwright.record.checkpoint import fits
 from loopwright.record.files import explained, write_atomic, write_json
 from loopwright.record.index import Entry, Index
 from loopwright.record.read import read_config, read_json
+from loopwright.record.tables import csv_text
 from loopwright.streams import isolated
 
 log = logging.getLogger("loopwright")
@@ -79,7 +78,7 @@ def evaluate_run(
     )
     if rows:
         files.append(folder / f"{label}_examples.csv")
-        write_atomic(files[1], _csv(rows))
+        write_atomic(files[1], csv_text(rows))
     if shown:
         files.append(folder / f"{label}_views.npz")
         write_arrays(files[-1], shown)
@@ -109,11 +108,3 @@ def restore(path: Path, recipe: Any, checkpoint: str) -> tuple[Built, Entry]:
     with fits(path / "checkpoints" / entry.file):
         load_weights(built.state.model, index.load(entry)["model_state_dict"])
     return built, entry
-
-
-def _csv(rows: list[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -28,10 +28,10 @@ def command(
     json_line: bool,
 ) -> int:
     """Measure a split with a checkpoint of RUN; writes evaluation/<split>_<checkpoint>_metrics.json."""
-    from loopwright.cli.text import number, table
     from loopwright.console import start_logging
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
+    from loopwright.text import number, table
 
     with importing():
         from loopwright.evaluation import evaluate_run

@@ -31,10 +31,10 @@ def command(
     json_line: bool,
 ) -> int:
     """Rank the parts most likely to come next, from the last events up to a day."""
-    from loopwright.cli.text import table
     from loopwright.console import start_logging
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
+    from loopwright.text import table
 
     with importing():
         from loopwright.prediction import predict_run

@@ -37,8 +37,8 @@ def list_(root: Path | None, out: Path | None, json_line: bool) -> int:
 @click.pass_obj
 def show(root: Path | None, run: str, out: Path | None) -> int:
     """One run: what was asked for, how it ended, which files it has."""
-    from loopwright.cli.text import printable
     from loopwright.record.read import read_result, read_sessions, resolve_run
+    from loopwright.text import printable
 
     path = resolve_run(run, options.root(out or root))
     result = read_result(path) or {"status": "unfinished"}
@@ -119,7 +119,7 @@ def listing(out: Path | None, json_line: bool) -> int:
     if not rows:
         click.echo(f"no runs below {options.root(out)}; `loopwright train` makes one")
         return 0
-    from loopwright.cli.text import number, table
+    from loopwright.text import number, table
 
     cells = [["name", "seed", "status", "best", "epochs", "time", "path"]]
     for row in rows:

@@ -9,8 +9,8 @@ import click
 
 from loopwright.cli import options
 from loopwright.cli.importing import importing
-from loopwright.cli.text import number, printable
 from loopwright.sweeps.launcher import INTERRUPTED
+from loopwright.text import number, printable
 
 if TYPE_CHECKING:
     from loopwright.searches.results import Ended

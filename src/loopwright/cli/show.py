@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from loopwright.cli.text import number, table
 from loopwright.engine.outcome import Outcome
 from loopwright.record.files import dumps
 from loopwright.seeds import SeedsOutcome
+from loopwright.text import number, table
 
 _WIDEST = 100
 

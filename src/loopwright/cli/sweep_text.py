@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from loopwright import clock
-from loopwright.cli.text import number, printable, table
 from loopwright.record.files import dumps
 from loopwright.sweeps.entry import Entry, counts
 from loopwright.sweeps.launcher import INTERRUPTED
 from loopwright.sweeps.progress import Progress, Watcher
 from loopwright.sweeps.summary import Measured, Row, Spread, SweepOutcome, as_plain, shown_metrics
+from loopwright.text import number, printable, table
 
 _REDRAW_SECONDS = 0.2
 

@@ -47,10 +47,10 @@ def command(
         raise UserError("--kill is for one run; leave the other one out")
     if keep is not None and other is not None and not rerun:
         raise UserError("--keep keeps what is trained, and two records are compared without training; add --rerun")
-    from loopwright.cli.text import printable
     from loopwright.console import observers, start_logging
     from loopwright.record.files import dumps
     from loopwright.record.read import resolve_run
+    from loopwright.text import printable
 
     with importing():
         from loopwright.proof.verify import verify_pair, verify_run

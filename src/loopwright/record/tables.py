@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loopwright.errors import RunError
 from loopwright.record.files import AppendFile
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as the text of a CSV file, with the columns of the first; empty without rows. Floats read back to the same bits."""
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return text.getvalue()
 
 
 class Table:

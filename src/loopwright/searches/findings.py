@@ -10,10 +10,8 @@ searches/<name>/
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from optuna.trial import FrozenTrial
 from loopwright.config.schema import plain
 from loopwright.record.files import write_atomic
 from loopwright.record.run import to_yaml
+from loopwright.record.tables import csv_text
 from loopwright.searches.found import Found
 from loopwright.searches.resolving import Recipes
 from loopwright.searches.study import Study
@@ -48,7 +47,7 @@ def report(study: optuna.Study, file: Study, directory: Path) -> Findings:
     warning and left out. Raises MachineError where there is no room for a file.
     """
     found = Found(study, file)
-    files = [_write(directory / "trials.csv", _csv(found.rows(found.trials)))] if found.trials else []
+    files = [_write(directory / "trials.csv", csv_text(found.rows(found.trials)))] if found.trials else []
     lines = [found.headline]
     if found.completed:
         lines += found.best_lines(directory)
@@ -56,7 +55,7 @@ def report(study: optuna.Study, file: Study, directory: Path) -> Findings:
         lines += ["", *found.table()]
         files += _write_recipes(found, directory)
         if any(shares is not None for shares in found.importances):
-            files.append(_write(directory / "importances.csv", _csv(found.importance_rows())))
+            files.append(_write(directory / "importances.csv", csv_text(found.importance_rows())))
     else:
         lines.append(found.nothing_line())
     if found.trials:
@@ -70,7 +69,7 @@ def _write_recipes(found: Found, directory: Path) -> Iterator[Path]:
     if not found.several:
         yield _write(directory / "best.yaml", _recipe(found, found.chosen[0], recipes, directory / "best.yaml"))
         return
-    yield _write(directory / "front.csv", _csv(found.rows(found.chosen)))
+    yield _write(directory / "front.csv", csv_text(found.rows(found.chosen)))
     folder = directory / "front"
     folder.mkdir(exist_ok=True)
     members = {folder / f"{trial._trial_id:05d}.yaml": trial for trial in found.chosen}
@@ -110,17 +109,6 @@ def _draw(found: Found, folder: Path) -> Iterator[Path]:
                 continue
             for kind, image in images.items():
                 yield save(image, folder / f"{name}.{kind}")
-
-
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow({key: repr(value) if isinstance(value, float) else value for key, value in row.items()})
-    return text.getvalue()
 
 
 def _write(path: Path, text: str) -> Path:

@@ -16,6 +16,7 @@ from loopwright.searches.importances import FEWEST, MOST, importances
 from loopwright.searches.proposals import distributions
 from loopwright.searches.samplers import SamplerSettings
 from loopwright.searches.study import Study
+from loopwright.text import table
 
 TOP = 10  # trials in the table
 _KINDS: Mapping[Kind, str] = {
@@ -117,9 +118,7 @@ class Found:
         for row in rows:
             row["seconds"] = None if row["seconds"] is None else round(row["seconds"], 1)
         cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for line in cells:
-            yield "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        yield from table(cells, left=()).split("\n")
         if len(self.chosen) > TOP:
             yield f"({len(self.chosen) - TOP:,} more in {'front' if self.several else 'trials'}.csv)"
 

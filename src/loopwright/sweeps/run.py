@@ -138,9 +138,8 @@ class _Sweep:
                 "the runs in the queue go on without this command: `loopwright sweep status %s` (wait, cancel)",
                 self.directory.path,
             )
-        if interrupted or work.cancelled:
-            return INTERRUPTED
-        return exit_code(self.ledger.lines) if self.wait else 0
+        ended_early = interrupted or work.cancelled
+        return exit_code(self.ledger.lines, ended_early) if self.wait or ended_early else 0
 
     @property
     def settled(self) -> bool:

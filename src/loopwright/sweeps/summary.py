@@ -7,8 +7,6 @@ standard deviation over the seeds. A diverged seed has the worst value there is,
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.record.files import write_atomic
+from loopwright.record.tables import csv_text
 from loopwright.sweeps.entry import Entry, counts
 
 
@@ -88,14 +87,7 @@ def summarise(entries: Iterable[Entry], points: Mapping[int, Mapping[str, Any]])
 
 def write_summary(file: Path, rows: Sequence[Row]) -> None:
     """Replace summary.csv. Floats read back to the same bits."""
-    metrics = list(dict.fromkeys(name for row in rows for name in row.measured.test))
-    table = [dict(_cells(row, metrics)) for row in rows]
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    write_atomic(file, text.getvalue(), durable=False)
+    write_atomic(file, csv_text(as_plain(rows)), durable=False)
 
 
 def as_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
