@@ -10,6 +10,7 @@ from torch import nn
 
 from loopwright.config.compose import compose as _compose
 from loopwright.config.schema import Recipe
+from loopwright.content.arguments import Arguments
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.task import Direction
@@ -192,7 +193,7 @@ def fit(
     seed: int = 0,
     out: str | Path | None = None,
     name: str = "fit",
-    resume: bool = False,
+    resume: bool | str | Path = False,
     hooks: Iterable[Hook] = (),
     **recipe: Any,
 ) -> Outcome:
@@ -203,17 +204,31 @@ def fit(
     DataLoader. `metrics` maps names to functions of (prediction, target), a value per sample or a mean; write
     `(function, "max")` where more is better. Any key of a recipe can be given: `stop={"patience": 5}`,
     `schedule="cosine"`, `record={"checkpoint_every": "5 steps"}`, `device="cpu"`; those of `train` by their own names:
-    `clip_norm=1.0`, `accumulate=2`, `validate_every="50 steps"`. `resume` goes on with the newest run of the same
-    identity. A given module is trained in place and ends with the last weights. Raises LoopwrightError.
+    `clip_norm=1.0`, `accumulate=2`, `validate_every="50 steps"`. `resume=True` goes on with the newest run of the same
+    call, or starts one: recipe, data, model, loss and metrics count by their content, code among it. `resume=PATH` goes on
+    with that run in spite of what has changed, which is said and recorded. A given module is trained in place and ends
+    with the last weights. Raises LoopwrightError.
 
     >>> X = torch.randn(64, 3)
     >>> fit(nn.Linear(3, 1), nn.MSELoss(), train=(X, X.sum(1, keepdim=True)), epochs=2, record={"save": False}).epochs
     2
     """
-    parsed, task = fitting(
+    from loopwright.resuming import resume_fit
+
+    parsed, task, arguments = fitting(
         model, loss, train, val, test, epochs, batch_size, optimizer, lr, metrics, seed, name, dict(recipe)
     )
-    return run(parsed, out=out, resume=resume, hooks=hooks, task=task, keep_initial=isinstance(model, nn.Module))
+    keep_initial = isinstance(model, nn.Module)
+    try:
+        if not isinstance(resume, bool):
+            path = Path(resume)
+            return resume_fit(path, parsed, task, arguments, hooks=hooks, keep_initial=keep_initial)
+        return run(
+            parsed, out=out, resume=resume, hooks=hooks, task=task, arguments=arguments, keep_initial=keep_initial
+        )
+    finally:
+        if arguments is not None:
+            arguments.trained()
 
 
 def verify(
@@ -242,7 +257,7 @@ def verify(
     """
     from loopwright.proof.verify import verify_pair, verify_run
 
-    def given(run_path: Path) -> tuple[Recipe, SupervisedTask]:
+    def given(run_path: Path) -> tuple[Recipe, SupervisedTask, Arguments | None]:
         return given_again(run_path, model, loss, fit_arguments)
 
     if model is None and (loss is not None or fit_arguments):

@@ -11,6 +11,7 @@ import torch
 
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
+from loopwright.content.arguments import Arguments, Described
 from loopwright.data import cache
 from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
@@ -30,15 +31,28 @@ log = logging.getLogger("loopwright")
 
 @dataclass(frozen=True)
 class Built:
-    """A recipe made real: its task, a fresh model on the device, and who it is."""
+    """A recipe made real: its task, a fresh model on the device, and who it is.
+
+    `arguments` are those of `fit`, where a run of it is recorded.
+    """
 
     recipe: Recipe
     task: Task
     state: TrainState
     streams: Streams
     device: torch.device
-    recipe_id: str
     initial_sha256: str
+    arguments: Arguments | None = None
+
+    @property
+    def recipe_id(self) -> str:
+        if self.arguments is None:
+            return recipe_id(self.recipe, self.task.fingerprint())
+        return self.recipe_id_of(self.arguments.used)
+
+    def recipe_id_of(self, described: Described, *, code: bool = True) -> str:
+        """The identity of the recipe with arguments of `fit`; without `code`, under any version of Python."""
+        return recipe_id(self.recipe, described.data_sha256, described.digest(code=code))
 
     @property
     def run_id(self) -> str:
@@ -50,8 +64,11 @@ class Built:
         return memory_explained(doing, advice, batch_size=batch_size, device=self.device, model=model)
 
 
-def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Built:
-    """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError."""
+def build(recipe: Recipe, device: torch.device, task: Task | None = None, arguments: Arguments | None = None) -> Built:
+    """Read the data, initialise the model under the addressed seed, and make its optimizers. Raises LoopwrightError.
+
+    `task` and `arguments` are those of `fit`, where they stand in for what the recipe names.
+    """
     streams = Streams(recipe.seed)
     batch_size = recipe.train.batch_size
     reading = memory_explained("while the data were read", "give less data", batch_size=batch_size, device=device)
@@ -76,8 +93,8 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None) -> Bui
         state,
         streams,
         device,
-        recipe_id(recipe, task.fingerprint()),
         weights_hash({k: v for k, v in state.model_state().items() if isinstance(v, torch.Tensor)}),
+        arguments,
     )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loopwright.building import Built
-from loopwright.config.identity import differing_keys
+from loopwright.config.identity import differing_keys, former_recipe_id
 from loopwright.config.schema import plain
+from loopwright.content.arguments import Described
+from loopwright.content.recorded import PYTHON, read_arguments
 from loopwright.engine.outcome import Outcome
 from loopwright.record.lock import DirectoryLock
 from loopwright.record.read import Found, check_contained, find_runs, read_config, read_json
 from loopwright.record.run import Run
+from loopwright.record.source import changed_files, listed, source_hashes
 from loopwright.results import outcome_of
 
 log = logging.getLogger("loopwright")
@@ -33,12 +36,13 @@ def claim(
     turn = DirectoryLock(root / name / f".lock-{built.run_id}").acquire(wait_seconds=30.0)
     try:
         same_name = find_runs(root, name)
-        mine = [found for found in same_name if found.identity == built.run_id and not _is_child(found.path)]
-        if mine:
-            newest = mine[-1]
+        newest = _newest_of_this_training(built, same_name)
+        if newest is not None:
             ended = newest.result
             if ended is not None and ended.get("status") not in ("interrupted", "failed"):
                 log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
+                if built.arguments is None:
+                    _say_what_code_differs(newest)
                 Run.tidy(newest.path)
                 return None, outcome_of(newest.path)
             check_contained(newest.path)
@@ -50,15 +54,85 @@ def claim(
         turn.release()
 
 
+def _newest_of_this_training(built: Built, same_name: Sequence[Found]) -> Found | None:
+    """The newest run of the same identity. Arguments of `fit` count as they are, or as they were before an earlier
+    training in this process; a run of another version of Python or of an earlier build is known without their code."""
+    own = [found for found in same_name if found.seed == built.recipe.seed]
+    if built.arguments is None:
+        return _newest(own, built.recipe_id)
+    states = [state for state in (built.arguments.now, built.arguments.before) if state is not None]
+    ways: tuple[Callable[[Described], Found | None], ...] = (
+        lambda state: _newest(own, built.recipe_id_of(state)),
+        lambda state: _newest_of_another_python(own, built.recipe_id_of(state, code=False)),
+        lambda state: _newest_of_an_earlier_build(own, built, state),
+    )
+    for way in ways:
+        for state in states:
+            found = way(state)
+            if found is not None:
+                built.arguments.used = state
+                return found
+    return None
+
+
+def _newest(runs: Sequence[Found], recipe_id: str) -> Found | None:
+    mine = [found for found in runs if found.recipe_id == recipe_id and not _is_child(found.path)]
+    return mine[-1] if mine else None
+
+
+def _newest_of_another_python(runs: Sequence[Found], recipe_id: str) -> Found | None:
+    for found in reversed(runs):
+        recorded = read_json(found.path / "environment.json") or {}
+        if recorded.get("recipe_id_without_code") != recipe_id or recorded.get("parent") is not None:
+            continue
+        python = (read_arguments(found.path) or {}).get("python")
+        if python not in (None, PYTHON):
+            log.warning(
+                "%s was recorded under Python %s: that its code is the same cannot be checked under %s",
+                found.path,
+                python,
+                PYTHON,
+            )
+            return found
+    return None
+
+
+def _newest_of_an_earlier_build(runs: Sequence[Found], built: Built, state: Described) -> Found | None:
+    former = [found for found in runs if read_arguments(found.path) is None]
+    if not former or built.arguments is None:
+        return None
+    found = _newest(former, former_recipe_id(built.recipe, built.arguments.former_data(), state.initial_sha256))
+    if found is not None:
+        log.warning(
+            "%s was recorded by an earlier build, which knew the loss, the model and the data by name: that their code is "
+            "the same was not recorded and cannot be checked",
+            found.path,
+        )
+    return found
+
+
 def _is_child(path: Path) -> bool:
     """A child went another way before its recipe applied, so it is not the training that its identity names."""
     return (read_json(path / "environment.json") or {}).get("parent") is not None
 
 
+def _say_what_code_differs(finished: Found) -> None:
+    """Code of registered parts is no part of a recipe's identity, so a result may be of other code than there is now."""
+    recorded = read_json(finished.path / "environment.json") or {}
+    changed = changed_files(recorded.get("source_sha256", {}), source_hashes())
+    if changed:
+        log.warning("code has changed since %s was trained: %s", finished.path, listed(changed))
+
+
 def _say_what_differs(newest: Found, config: Mapping[str, Any], built: Built) -> None:
     lines = differing_keys(read_config(newest.path), config)
     recorded = read_json(newest.path / "environment.json") or {}
-    if recorded.get("data_sha256", "") != built.task.fingerprint():
+    arguments = read_arguments(newest.path)
+    if built.arguments is not None:
+        lines = [line for line in lines if not line.startswith("task.") or line.startswith("task.directions")]
+    if built.arguments is not None and arguments is not None:
+        lines += built.arguments.differences(arguments)
+    elif recorded.get("data_sha256", "") != built.task.fingerprint():
         lines.append("the data (their content has another hash)")
     log.warning(
         "no run of this recipe to resume, so a new one starts; the newest of the same name, %s, differs in: %s",

@@ -11,9 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from loopwright.building import Built, build, plan
 from loopwright.claiming import claim
-from loopwright.config.schema import Recipe
+from loopwright.config.identity import differing_keys, trajectory
+from loopwright.config.schema import Recipe, parse
+from loopwright.content.arguments import Arguments
+from loopwright.content.recorded import FILE as ARGUMENTS
+from loopwright.content.recorded import read_arguments
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.fit import fit
 from loopwright.engine.history import History
@@ -34,7 +40,7 @@ from loopwright.hooks.views import EpochViews, has_views, views, write_arrays
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
 from loopwright.record.provenance import Provenance, drift, pip_freeze
-from loopwright.record.read import read_json
+from loopwright.record.read import read_config, read_json
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.run import Run, writable_root
 from loopwright.record.source import changed_files, source_hashes
@@ -56,13 +62,14 @@ def run(
     task: Task | None = None,
     path: Path | None = None,
     parent: str | None = None,
+    arguments: Arguments | None = None,
     keep_initial: bool = False,
 ) -> Outcome:
     """Train one recipe with one seed and record it.
 
     `resume` goes on with the newest run of the same identity below `out` (a finished one's outcome is returned as it
     is), or starts one; `path` goes on with that run. `stops` are asked after the recipe's own stop rules. `task` stands in
-    for the recipe's own (`loopwright.fit`).
+    for the recipe's own, and `arguments` are what it was made of (`loopwright.fit`).
     Raises LoopwrightError; a failure of the user's code is recorded as `failed` and raised again.
     """
     if not recipe.record.save:
@@ -72,20 +79,25 @@ def run(
     root = writable_root(out, recipe.env.runs)
     name = recipe.name or str(recipe.task.name).rpartition(":")[2]
     with isolated(), computing(device, recipe.threads, recipe.deterministic), Interrupt() as interrupt:
-        built = build(recipe, device, task)
+        built = build(recipe, device, task, arguments)
         wanted = plan(built, stops)
         where, finished = claim(built, root, name, resume, overrides, path)
         if finished is not None:
             if task is not None and finished.run is not None:
-                index = Index.read(Path(finished.run) / "checkpoints")
-                if index.last is not None:  # the caller's module ends with the last weights, trained now or earlier
-                    load_weights(built.state.model, index.load(index.last)["model_state_dict"])
+                take_last_weights(built.state.model, Path(finished.run))
             return finished
         assert where is not None
         try:
             return _train(built, wanted, where, origin, hooks, interrupt, parent, keep_initial)
         finally:
             where.close()
+
+
+def take_last_weights(model: nn.Module, run: Path) -> None:
+    """Load the last weights of a finished run: a caller's module ends with them, trained now or earlier."""
+    index = Index.read(run / "checkpoints")
+    if index.last is not None:
+        load_weights(model, index.load(index.last)["model_state_dict"])
 
 
 def _train(
@@ -118,6 +130,7 @@ def _train(
         "device": str(built.device),
         "data_sha256": built.task.fingerprint(),
         "initial_weights_sha256": built.initial_sha256,
+        **_identity_without_code(built),
         **origin.environment(built.device),
         "source_sha256": source_hashes(),
     }
@@ -131,13 +144,19 @@ def _train(
         write_atomic(where.path / "pip_freeze.txt", pip_freeze(), durable=False)
         write_atomic(where.path / "code.diff", origin.code_diff(), durable=False)
         where.write_facts(built.task.facts())
+        if built.arguments is not None:
+            where.write_facts({ARGUMENTS: built.arguments.record()})
     else:
-        if recorded.get("data_sha256", "") != environment["data_sha256"]:
+        if built.arguments is not None:
+            changed_arguments = _changed_arguments(where.path, recorded, built)
+            for line in changed_arguments:
+                log.warning("%s; it goes on all the same, and bits are no longer promised", line)
+        elif recorded.get("data_sha256", "") != environment["data_sha256"]:
             raise RunError(
                 f"the data of {where.path} have changed since it was recorded (their content has another hash); put them "
                 "back, or start a new run"
             )
-        if recorded.get("run_id") != environment["run_id"]:
+        elif recorded.get("run_id") != environment["run_id"]:
             raise RunError(
                 f"{where.path / 'config.yaml'} is not the recipe this run began with ({environment['run_id']} instead of "
                 f"{recorded.get('run_id')}): it was changed or damaged; restore it, or start a new run"
@@ -188,6 +207,28 @@ def _train(
     elif families and outcome.epochs:
         background.draw_later(where.path, families, each_epoch=recipe.plots.every_epoch)
     return outcome
+
+
+def _identity_without_code(built: Built) -> dict[str, str]:
+    """By which a run of `fit` is found under another version of Python, whose bytecode cannot be compared."""
+    if built.arguments is None:
+        return {}
+    return {"recipe_id_without_code": built.recipe_id_of(built.arguments.used, code=False)}
+
+
+def _changed_arguments(path: Path, recorded: Mapping[str, Any], built: Built) -> list[str]:
+    """In what a call of `fit` differs from the one that began a run: nothing, unless the run was named by its path."""
+    assert built.arguments is not None
+    shaping = trajectory(built.recipe)
+    begun = parse(read_config(path))
+    lines = differing_keys(trajectory(begun), shaping)
+    lines += [] if begun.seed == built.recipe.seed else [f"seed: {begun.seed} -> {built.recipe.seed}"]
+    arguments = read_arguments(path)
+    if arguments is not None:
+        return lines + built.arguments.differences(arguments)
+    if recorded.get("data_sha256") != built.arguments.former_data():
+        lines.append("the data: their content has another hash")
+    return lines
 
 
 def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], stops: Iterable[StopRule], task: Task | None) -> Outcome:

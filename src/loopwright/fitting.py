@@ -1,4 +1,5 @@
-"""What the arguments of `loopwright.fit` stand for: a recipe, and the task of the user's own module, loss and data."""
+"""What the arguments of `loopwright.fit` stand for: a recipe, the task of the user's own module, loss and data, and who
+they are."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from loopwright.config.identity import differing_keys
 from loopwright.config.schema import Recipe, parse, plain
+from loopwright.content.arguments import Arguments, Given
 from loopwright.data.loaders import make_loader
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.settings import TrainSettings
@@ -41,11 +43,23 @@ def fitting(
     seed: int,
     name: str,
     recipe: dict[str, Any],
-) -> tuple[Recipe, SupervisedTask]:
-    """The recipe and the task that arguments of `fit` stand for."""
+) -> tuple[Recipe, SupervisedTask, Arguments | None]:
+    """The recipe and the task that arguments of `fit` stand for, and these by content where a run is recorded."""
     load_builtin()
+    if train is None:
+        raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
     pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}
+    functions = {key: function for key, (function, _) in pairs.items()}
     streams = Streams(seed)
+    arguments = None
+    record = recipe.get("record")
+    settings: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+    if settings.get("save") is not False:  # before anything of it is called, which may change it
+        arguments = Arguments(
+            Given(model, loss, functions, train, val, test),
+            lambda: _former_fingerprint(train, val, test),
+            source=settings.get("code") is not False,
+        )
     if isinstance(model, nn.Module):
         initial = snapshot(model.state_dict())
         structure, given = repr(model), model
@@ -55,6 +69,8 @@ def fitting(
         with streams.fork("weights"):
             built = model()
         initial, structure = built.state_dict(), repr(built)
+        if arguments is not None:
+            arguments.built(built)
     stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
     monitored = str(stop.get("monitor") or "").removeprefix("val_")
     if monitored in pairs and pairs[monitored][1] is None and stop.get("mode") is None:
@@ -82,8 +98,6 @@ def fitting(
     }
     parsed = parse(tree)
     device, batch = resolve_device(parsed.device), parsed.train.batch_size
-    if train is None:
-        raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
     try:
         loaders: dict[Split, Any] = {
             "train": make_loader(train, batch, streams, "train", device),
@@ -96,17 +110,17 @@ def fitting(
         make,
         loss,
         loaders,
-        {key: function for key, (function, _) in pairs.items()},
+        functions,
         {key: direction or "min" for key, (_, direction) in pairs.items()},
-        _fingerprint(train, val, test),
+        "" if arguments is None else arguments.now.data_sha256,
     )
-    return parsed, task
+    return parsed, task, arguments
 
 
 def given_again(
     path: Path, model: Any, loss: LossFunction | None, arguments: Mapping[str, Any]
-) -> tuple[Recipe, SupervisedTask]:
-    """Recipe and task of a recorded `fit`, its parts given again, from the first weights that it kept."""
+) -> tuple[Recipe, SupervisedTask, Arguments | None]:
+    """Recipe, task and arguments of a recorded `fit`, its parts given again, from the first weights that it kept."""
     if loss is None or arguments.get("train") is None:
         raise RunError(f"{path} came from loopwright.fit: give its `loss` and `train` again, beside `model`")
     config = read_config(path)
@@ -129,11 +143,11 @@ def given_again(
     left_out = ("task", "model", "optim", "seeds", "epochs", "batch_size", "optimizer", "lr", "seed", "name")
     rest = {key: value for key, value in inside.items() if key not in (*left_out, "train")}
     named: dict[str, Any] = {key: inside[key] for key in ("epochs", "batch_size", "optimizer", "lr", "seed", "name")}
-    recipe, task = fitting(model, loss, **data, **named, recipe=rest)
+    recipe, task, described = fitting(model, loss, **data, **named, recipe=rest)
     lines = [line for line in differing_keys(config, plain(recipe)) if not line.startswith("task.")] if said else []
     if lines:
         raise ConfigError([f"the record of {path} says otherwise: {line}; leave it out" for line in lines])
-    return recipe, task
+    return recipe, task, described
 
 
 def _returning(module: nn.Module) -> Callable[[], nn.Module]:
@@ -144,8 +158,8 @@ def _in_memory(given: Any) -> bool:
     return not isinstance(given, torch.utils.data.Dataset | torch.utils.data.DataLoader)
 
 
-def _fingerprint(*splits: Any) -> str:
-    """Tensors and arrays by their content; a Dataset, which may be endless, by its type and length."""
+def _former_fingerprint(*splits: Any) -> str:
+    """How builds knew data that did not record the arguments of `fit`: a Dataset by its type and length."""
     return content_hash([_known(split) for split in splits])
 
 

@@ -6,16 +6,20 @@ import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from loopwright.building import build
 from loopwright.config.compose import compose
 from loopwright.config.identity import trajectory
-from loopwright.config.schema import Recipe, plain
+from loopwright.config.schema import Recipe, parse, plain
+from loopwright.content.arguments import Arguments
+from loopwright.content.recorded import read_arguments
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
-from loopwright.errors import RunError
-from loopwright.experiment import run
+from loopwright.engine.task import Task
+from loopwright.errors import ConfigError, RunError
+from loopwright.experiment import run, take_last_weights
 from loopwright.record.index import Entry, Index
 from loopwright.record.read import read_config, read_result
 from loopwright.record.run import Run
@@ -57,7 +61,45 @@ def resume_run(
     return outcome_of(path)
 
 
-def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str]) -> Path:
+def resume_fit(
+    path: Path,
+    recipe: Recipe,
+    task: Task,
+    arguments: Arguments | None,
+    *,
+    hooks: Iterable[Hook] = (),
+    keep_initial: bool = False,
+) -> Outcome:
+    """Go on with a recorded run of `fit`, whatever of its arguments has changed since: what differs is said and recorded.
+
+    A finished run goes further as a child run, where a key of its recipe that shapes the training has changed; else its
+    outcome is returned. Raises RunError.
+    """
+    recorded = parse(read_config(path))
+    if recorded.task.name != recipe.task.name:
+        raise RunError(
+            f"`resume` is {str(path)!r}, a run of task={recorded.task.name}; loopwright.resume goes on with it"
+        )
+    if arguments is None:
+        raise ConfigError(f"`resume` is {str(path)!r}, and record.save=false writes no run; leave one of them out")
+    result = read_result(path)
+    ended = None if result is None else result.get("status")
+    further: dict[str, Any] = {"task": task, "arguments": arguments, "hooks": hooks}
+    if ended in (None, "interrupted", "failed"):
+        return run(recipe, path=path, keep_initial=keep_initial, **further)
+    if trajectory(recipe) == trajectory(recorded) and recipe.seed == recorded.seed:
+        begun = read_arguments(path)
+        for line in () if begun is None else arguments.differences(begun):
+            log.warning("%s is finished (%s), and since then has changed: %s", path, ended, line)
+        if keep_initial:
+            take_last_weights(task.build_model(), path)
+        return outcome_of(path)
+    built = build(recipe, resolve_device(recipe.device), task, arguments)
+    child = _child(path, recorded, recipe, (), built.run_id)
+    return run(recipe, path=child, parent=str(path.resolve()), **further)
+
+
+def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str], identity: str | None = None) -> Path:
     """A new run directory that starts from the parent's newest checkpoint and its logs."""
     index = Index.read(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     found = index.newest_valid() if index is not None else None
@@ -73,7 +115,7 @@ def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str
         )
     kept = {name: value for name, value in trajectory(recipe).items() if trajectory(recorded).get(name) != value}
     log.info("a child of %s goes on from step %d with other %s", path, entry.step, ", ".join(kept) or "settings")
-    identity = build(recipe, resolve_device(recipe.device)).run_id
+    identity = identity or build(recipe, resolve_device(recipe.device)).run_id
     child = Run.create(path.parent.parent, path.parent.name, identity, plain(recipe), overrides)
     try:
         begin_from(child.path, path, index, entry)

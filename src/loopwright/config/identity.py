@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from loopwright.config.keys import choice_of
 from loopwright.config.node import Node
-from loopwright.config.schema import Recipe
+from loopwright.config.schema import Recipe, plain
 
 
 def trajectory(node: Node) -> dict[str, Any]:
@@ -47,10 +47,24 @@ def shapes_trajectory(field: FieldInfo) -> bool:
     return bool(extra.get("trajectory", True)) if isinstance(extra, Mapping) else True
 
 
-def recipe_id(recipe: Recipe, fingerprint: str) -> str:
-    """Ten hexadecimal digits that group the seeds of one recipe on one set of data."""
-    text = json.dumps({"recipe": trajectory(recipe), "data": fingerprint}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+def recipe_id(recipe: Recipe, fingerprint: str, arguments: str = "") -> str:
+    """Ten hexadecimal digits that group the seeds of one recipe on one set of data.
+
+    `arguments` is the hash of what `fit` was given that is no plain value.
+    """
+    parts = {"recipe": trajectory(recipe), "data": fingerprint}
+    return _short_hash({**parts, "arguments": arguments} if arguments else parts)
+
+
+def former_recipe_id(recipe: Recipe, fingerprint: str, initial_sha256: str) -> str:
+    """The identity of a training of `fit` in builds that knew its parts by name and structure."""
+    shape, task = trajectory(recipe), plain(recipe)["task"]
+    parts = {"model": task["model"], "loss": task["loss"], "initial_sha256": initial_sha256}
+    return _short_hash({"recipe": {**shape, "task": {**shape["task"], **parts}}, "data": fingerprint})
+
+
+def _short_hash(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def run_id(recipe_identity: str, seed: int) -> str:

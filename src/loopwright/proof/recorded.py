@@ -12,6 +12,7 @@ from typing import Any
 from loopwright.config.compose import compose
 from loopwright.config.durations import Duration
 from loopwright.config.schema import Recipe, plain
+from loopwright.content.arguments import Arguments
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.hooks import Hook
 from loopwright.engine.task import Task
@@ -29,7 +30,7 @@ from loopwright.streams import Streams, isolated
 
 log = logging.getLogger("loopwright")
 
-Given = Callable[[Path], tuple[Recipe, Task]]
+Given = Callable[[Path], tuple[Recipe, Task, Arguments | None]]
 # These end where something outside the recipe said so: their record is verified as far as it goes.
 _CUT_SHORT = (None, "interrupted", "failed", "pruned")
 # Keys that a replay sets itself.
@@ -40,8 +41,9 @@ OWN_KEYS = ("stop.budget", "device")
 class Recorded:
     """A recorded run: its recipe as a replay wants it (no figures, no checkpoints on the way), and how far it goes.
 
-    `task` stands in for the recipe's own (a module given to `fit`). `begins` is the step of its parent's checkpoint for a
-    child, else 0. `partial`: it was cut short at step `last_step`, and its tables may end before that.
+    `task` stands in for the recipe's own (a module given to `fit`), and `arguments` are what it is made of. `begins` is the
+    step of its parent's checkpoint for a child, else 0. `partial`: it was cut short at step `last_step`, and its tables may
+    end before that.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Recorded:
     last_step: int
     begins: int
     parent: Path | None
+    arguments: Arguments | None = None
     notes: tuple[str, ...] = field(default=())
 
     def create(self, root: Path, recipe: Recipe | None = None) -> Path:
@@ -69,7 +72,7 @@ class Recorded:
     def train(self, path: Path, recipe: Recipe, task: Task | None, hooks: Iterable[Hook]) -> None:
         """Train in a directory that `create` has made. Raises KeyboardInterrupt where a signal came."""
         parent = None if self.parent is None else str(self.parent)
-        outcome = run(recipe, path=path, task=task or self.task, hooks=hooks, parent=parent)
+        outcome = run(recipe, path=path, task=task or self.task, arguments=self.arguments, hooks=hooks, parent=parent)
         if outcome.status == "interrupted":
             raise KeyboardInterrupt
 
@@ -111,13 +114,14 @@ def recorded_run(
         raise LockError(f"{path} is being worked on; verify it when it has ended")
     named = config.get("task")
     task: Task | None = None
+    arguments: Arguments | None = None
     if isinstance(named, dict) and named.get("name") == "python":
         if given is None:
             raise RunError(
                 f"{path} came from loopwright.fit and needs its module, loss and data: call "
                 "loopwright.verify(run, model=..., loss=..., train=..., val=...) from Python"
             )
-        recipe, task = given(path)
+        recipe, task, arguments = given(path)
     else:
         recipe = compose(base=config, allow_import=allow_import, config_dir=config_dir).recipe
     environment, result = read_json(path / "environment.json") or {}, read_result(path) or {}
@@ -146,6 +150,7 @@ def recorded_run(
         last_step=end,
         begins=begins,
         parent=None if parent is None else Path(parent),
+        arguments=arguments,
         notes=tuple(notes),
     )
 

@@ -12,10 +12,11 @@ from typing import Any
 from loopwright.config.identity import differing_keys, shapes_trajectory
 from loopwright.config.keys import walk
 from loopwright.config.schema import Recipe
+from loopwright.content.recorded import differing_arguments, read_arguments
 from loopwright.errors import RunError
 from loopwright.record.provenance import drift
 from loopwright.record.read import read_config, read_json, read_result
-from loopwright.record.source import changed_files
+from loopwright.record.source import changed_files, listed
 
 _TIMES = ("_seconds", "_at", "_per_second", "_mib")
 # What is compared, in the order in which it comes about within a step.
@@ -120,10 +121,15 @@ def likely_causes(left: Path, right: Path, *, without: tuple[str, ...] = ()) -> 
     a, b = read_json(left / "environment.json") or {}, read_json(right / "environment.json") or {}
     recipes = read_config(left), read_config(right)
     outside = {key for tree in recipes for key, field, _ in walk(Recipe, tree) if not shapes_trajectory(field)}
+    given, other_given = read_arguments(left), read_arguments(right)
+    if given is None or other_given is None:  # of an earlier build, which knew the parts of `fit` by these keys
+        outside -= {"task.model", "task.loss", "task.initial_sha256"}
     outside = (outside - {"stop.budget"}) | {*without}
     lines = [
         f"recipe: {line}" for line in differing_keys(*recipes) if not outside & {*_prefixes(line.partition(": ")[0])}
     ]
+    if given is not None and other_given is not None:
+        lines += differing_arguments(given, other_given)
     if not a or not b:
         return [*lines, "environment.json is missing, so nothing is known of data, code, versions and machine"]
     if a.get("data_sha256") != b.get("data_sha256"):
@@ -136,7 +142,7 @@ def likely_causes(left: Path, right: Path, *, without: tuple[str, ...] = ()) -> 
     except (AttributeError, TypeError) as error:
         raise RunError(f"environment.json of {left} or {right} is damaged: {error}") from error
     if files:
-        lines.append(f"code: {', '.join(files[:10])}" + (f" and {len(files) - 10} more" if len(files) > 10 else ""))
+        lines.append(f"code: {listed(files)}")
     if a.get("device") != b.get("device"):
         lines.append(f"device: recorded {a.get('device')}, now {b.get('device')}")
     lines += drifted

@@ -24,14 +24,17 @@ Metric = Callable[[Any, Any], Tensor | float]
 
 @register("task", "python")
 class PythonConfig(TaskConfig):
-    """What identifies a training that came from Python: its parts are code, so they are known by name and hash."""
+    """A training that came from Python: its parts are objects, which the run records by content beside its recipe.
+
+    The keys are for people, and are how earlier builds knew the parts.
+    """
 
     models: ClassVar[type[Node] | None] = None
 
     name: Literal["python"] = "python"
-    model: str = setting(..., "hash of the module's structure")
-    initial_sha256: str = setting(..., "hash of the initial weights")
-    loss: str = setting(..., "the loss function's name")
+    model: str = setting(..., "hash of the module's structure", trajectory=False)
+    initial_sha256: str = setting(..., "hash of the initial weights", trajectory=False)
+    loss: str = setting(..., "the loss function's name", trajectory=False)
     directions: Annotated[dict[str, Direction], AfterValidator(frozen)] = setting(
         {}, "own metrics, and which way each is better"
     )
