@@ -147,7 +147,7 @@ def _variables(instruction: dis.Instruction) -> tuple[str, ...]:
 def _operand(instruction: dis.Instruction, scope: _Scope, number_at: dict[int, int]) -> str:
     opcode, value = instruction.opcode, instruction.argval
     if opcode in dis.hasconst:
-        return _constant(value, scope)
+        return _constant(_constant_of(instruction, scope.code), scope)
     if opcode in dis.haslocal or opcode in dis.hasfree:
         return " ".join(scope.variable(name) for name in _variables(instruction))
     if opcode in dis.hasname:
@@ -155,6 +155,11 @@ def _operand(instruction: dis.Instruction, scope: _Scope, number_at: dict[int, i
     if opcode in dis.hasjrel or opcode in dis.hasjabs:
         return f"to {number_at.get(value, -1)}"
     return "" if instruction.arg is None else str(instruction.arg)
+
+
+def _constant_of(instruction: dis.Instruction, code: CodeType) -> Any:
+    """The constant of an instruction; `dis` leaves out the names of keywords."""
+    return code.co_consts[instruction.arg or 0] if instruction.opname == "KW_NAMES" else instruction.argval
 
 
 def _constant(value: Any, scope: _Scope) -> str:
@@ -182,7 +187,7 @@ def _collect(code: CodeType, found: Names) -> None:
             # Since 3.14 there is always a place for the mapping; in doubt there is one.
             found.any_keyword |= instruction.arg is None or bool(instruction.arg & _WITH_MAPPING)
         elif instruction.opcode in dis.hasconst:
-            value = instruction.argval
+            value = _constant_of(instruction, code)
             if isinstance(value, tuple) and value and all(isinstance(item, str) for item in value):
                 found.keywords.update(value)
     for constant in code.co_consts:

@@ -363,7 +363,10 @@ class Describer:
         self._keywords |= found.keywords
         self._any_keyword |= found.any_keyword
         more = {
-            "defaults": [self._place(function, f".default {n}", v) for n, v in enumerate(function.__defaults__ or ())],
+            "defaults": [
+                {"value": self._place(function, f".default {position}", value), "shown": {"name": parameter}}
+                for position, (parameter, value) in enumerate(_defaults(function))
+            ],
             "keyword_defaults": {
                 key: self._place(function, f".default {key}", item)
                 for key, item in sorted((function.__kwdefaults__ or {}).items())
@@ -636,6 +639,12 @@ class Describer:
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
+def _defaults(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """The defaults of the parameters that can be given by position, with their names."""
+    held, code = function.__defaults__ or (), function.__code__
+    return list(zip(code.co_varnames[code.co_argcount - len(held) : code.co_argcount], held, strict=True))
+
+
 def is_own_code(function: types.FunctionType) -> bool:
     """Whether a function is the user's: neither installed, nor part of Python or of this package."""
     file = function.__code__.co_filename
@@ -684,7 +693,7 @@ def _plain_attributes(value: Any) -> Mapping[str, Any]:
     """The attributes that reading `value.name` simply returns."""
     if isinstance(value, type | types.ModuleType | types.FunctionType | nn.Module):
         return {}
-    if "__getattribute__" in _names_of(type(value)):
+    if isinstance(type(value).__getattribute__, types.FunctionType):
         return {}
     return {name: item for name, item in getattr(value, "__dict__", {}).items() if not hasattr(type(value), name)}
 

@@ -51,7 +51,7 @@ def _differing(a: Tree, b: Tree, path: str, left_out: frozenset[str]) -> Iterato
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and any(isinstance(item, dict) for item in a):
         for position, (one, other) in enumerate(zip(a, b, strict=True)):
             yield from _differing(one, other, f"{path}[{position}]", left_out)
-    elif isinstance(a, dict) and isinstance(b, dict) and _kind(a) == _kind(b):
+    elif isinstance(a, dict) and isinstance(b, dict) and _kind(a) == _kind(b) and not _another_class(a, b):
         yield from _differing_nodes(a, b, path, left_out)
     else:
         yield f"{_place(path)}was {_short(a)}, is now {_short(b)}"
@@ -80,7 +80,7 @@ def _differing_nodes(a: dict[str, Tree], b: dict[str, Tree], path: str, left_out
             for name in sorted({*one, *other}):
                 below = f"{path}.{name}" if path else name
                 yield from _differing(one.get(name, ABSENT), other.get(name, ABSENT), below, left_out)
-        elif key == "closes_over" and isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        elif key in _BY_PLACE and isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
             for one, other in zip(left, right, strict=True):
                 name = (one.get("shown") or {}).get("name", "")
                 below = f"{path}.{name}" if path else name
@@ -99,6 +99,12 @@ def _kind(tree: dict[str, Tree]) -> tuple[str, str] | None:
             which = tree[key] if key in ("object", "function", "class") else type(tree[key]).__name__
             return key, str(which)
     return None
+
+
+def _another_class(a: dict[str, Tree], b: dict[str, Tree]) -> bool:
+    """Whether two objects are of own classes of other names: what differs in them is no change of the one."""
+    names = [(tree.get("shown") or {}).get("name") for tree in (a, b)]
+    return "class" in a and "object" in a and names[0] != names[1]
 
 
 def _place(path: str) -> str:
@@ -143,6 +149,8 @@ _KINDS = (
     "object", "function", "class", "tensor", "mapping", "partial", "method", "cached", "compiled", "property",
     "staticmethod", "classmethod", "module", "list",
 )  # fmt: skip
+# Keys below which every value says its name, which takes no part.
+_BY_PLACE = frozenset({"closes_over", "defaults"})
 # Keys of a node that name a place themselves.
 _SAID = frozenset({"first weights", "items", "arguments", "hooks", "state"})
 # Keys of a node below which every value has a name.
