@@ -208,7 +208,7 @@ class TrainState:
         load_weights(self.model, saved["model_state_dict"])
         states = saved["optimizer_state_dict"]
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(states if len(self.groups) == 1 else states[name])
+            load_optimizer_state(optimizer, states if len(self.groups) == 1 else states[name])
             for group, flags in zip(optimizer.param_groups, self._flags[name], strict=True):
                 group.update(flags)
         states = saved["scaler_state_dict"]
@@ -235,6 +235,31 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load a state dict into a model, whatever wrapper prefix either bears. Raises RuntimeError where shapes differ."""
     own = {_plain_name(name): name for name in model.state_dict()}
     model.load_state_dict({own.get(_plain_name(name), name): value for name, value in weights.items()})
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's state dict bit for bit: every tensor on the device where torch puts it, in its saved dtype.
+
+    By itself torch casts whatever is not called `step` to the parameter's dtype (torch 2.13). That rounds what NAdam and
+    ASGD keep in float32 beside bfloat16 weights, and lets them go on in another precision beside float64 ones.
+    """
+    optimizer.load_state_dict(dict(saved))
+    indices = (index for group in saved.get("param_groups", ()) for index in group["params"])
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    for index, param in zip(indices, params, strict=False):  # torch has compared their numbers
+        if index in saved["state"]:
+            optimizer.state[param] = _as_saved(saved["state"][index], optimizer.state[param])
+
+
+def _as_saved(saved: Any, loaded: Any) -> Any:
+    """What was saved, every tensor on the device of its loaded counterpart."""
+    if isinstance(loaded, Tensor):
+        return saved.to(loaded.device) if isinstance(saved, Tensor) and saved.dtype != loaded.dtype else loaded
+    if isinstance(saved, dict) and isinstance(loaded, dict):
+        return loaded | {key: _as_saved(value, loaded[key]) for key, value in saved.items() if key in loaded}
+    if isinstance(saved, list | tuple) and isinstance(loaded, list | tuple):
+        return type(saved)(_as_saved(*pair) for pair in zip(saved, loaded, strict=True))
+    return saved  # torch rebuilds whatever can be iterated, and makes nonsense of a string
 
 
 @contextmanager

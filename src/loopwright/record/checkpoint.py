@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from loopwright.engine.memory import is_out_of_memory
-from loopwright.engine.state import load_weights, snapshot
+from loopwright.engine.state import load_optimizer_state, load_weights, snapshot
 from loopwright.engine.weights import content_hash
 from loopwright.errors import ConfigError, RunError
 from loopwright.record.files import Sink, move_into_place, write_durable
@@ -168,7 +168,7 @@ def load_checkpoint(
         raise RunError(f"{path} is not a checkpoint: it has no model_state_dict")
     load_weights(model, tree["model_state_dict"])
     if optimizer is not None and tree.get("optimizer_state_dict"):
-        optimizer.load_state_dict(tree["optimizer_state_dict"])
+        load_optimizer_state(optimizer, tree["optimizer_state_dict"])
     if "torch_rng_state" in tree:
         restore_global_state(tree)
     heavy = {
