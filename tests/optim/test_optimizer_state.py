@@ -18,7 +18,7 @@ TORCHS = {
     for cls in vars(torch.optim).values()
     if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
 }
-CLASSES = sorted(TORCHS, key=lambda cls: cls.__name__) + [fused.SGD, fused.Adam, fused.AdamW]
+CLASSES = [*sorted(TORCHS, key=lambda cls: cls.__name__), fused.SGD, fused.Adam, fused.AdamW]
 # So that there is something to lose: a buffer of momentum, and averages that have begun.
 ARGS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "ASGD": {"t0": 1}, "RMSprop": {"momentum": 0.9}}
 
@@ -39,7 +39,7 @@ def train(optimizer: torch.optim.Optimizer, linear: nn.Linear, steps: int = 3) -
     for step in range(steps):
         grad = torch.full_like(linear.weight, 0.1 * (step + 1)) + linear.weight.detach() / 3
         linear.weight.grad = grad.to_sparse() if isinstance(optimizer, torch.optim.SparseAdam) else grad
-        closure = (lambda: 0.1 * step + 1.0) if isinstance(optimizer, torch.optim.LBFGS) else None
+        closure = (lambda: 1.0) if isinstance(optimizer, torch.optim.LBFGS) else None
         optimizer.step(closure)  # type: ignore[arg-type]
 
 

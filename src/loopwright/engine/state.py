@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -164,6 +165,7 @@ class TrainState:
     def set_lr(self, lr: float) -> None:
         """Give every group's optimizer the learning rate of the step to come."""
         if lr != self.lr:
+            lr = float(lr)  # a schedule may compute with NumPy
             for optimizer in self.optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -285,10 +287,11 @@ def snapshot(tree: Any, _seen: dict[Any, Tensor] | None = None) -> Any:
             seen[key] = copy
         return seen[key]
     if isinstance(tree, Mapping):
-        return {name: snapshot(value, seen) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
+        kind: Any = type(tree) if type(tree) in (OrderedDict, Counter) else dict
+        return kind({name: snapshot(value, seen) for name, value in tree.items()})
+    if type(tree) in (list, tuple):
         return type(tree)(snapshot(value, seen) for value in tree)
-    return tree
+    return tree.copy() if isinstance(tree, set | bytearray) else tree
 
 
 def _plain_name(name: str) -> str:
