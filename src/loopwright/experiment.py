@@ -142,11 +142,13 @@ def _train(
                 f"{where.path / 'config.yaml'} is not the recipe this run began with ({environment['run_id']} instead of "
                 f"{recorded.get('run_id')}): it was changed or damaged; restore it, or start a new run"
             )
-        for line in drift(recorded, environment):
-            log.warning("%s", line)
+        changes = drift(recorded, environment)
         changed = changed_files(recorded.get("source_sha256", {}), environment["source_sha256"])
         if changed:
-            log.warning("code has changed since this run began, bits are no longer promised: %s", ", ".join(changed))
+            changes.append(f"code has changed since this run began, bits are no longer promised: {', '.join(changed)}")
+        for line in changes:
+            log.warning("%s", line)
+        where.note_changes(changes, state.step)
         log.info("going on from step %d (epoch %d)", state.step, state.epoch + bool(state.batch))
     where.forget_result()
     versions = {key: environment[key] for key in ("python", "torch", "loopwright")}
