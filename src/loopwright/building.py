@@ -86,7 +86,7 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
         state = TrainState(model, task.groups(model), recipe.optim.build, recipe.train.precision)
     extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
     if extra:
-        check_plain(extra)
+        check_plain({"model_state_dict": extra})
     return Built(
         recipe,
         task,

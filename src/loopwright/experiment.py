@@ -43,7 +43,7 @@ from loopwright.record.provenance import Provenance, drift, pip_freeze
 from loopwright.record.read import read_config, read_json
 from loopwright.record.recorder import RunRecorder
 from loopwright.record.run import Run, writable_root
-from loopwright.record.source import changed_files, source_hashes
+from loopwright.record.source import changed_files, listed, source_hashes
 from loopwright.report import background
 from loopwright.results import failure, result
 from loopwright.streams import isolated
@@ -147,10 +147,9 @@ def _train(
         if built.arguments is not None:
             where.write_facts({ARGUMENTS: built.arguments.record()})
     else:
+        changes = drift(recorded, environment)
         if built.arguments is not None:
-            changed_arguments = _changed_arguments(where.path, recorded, built)
-            for line in changed_arguments:
-                log.warning("%s; it goes on all the same, and bits are no longer promised", line)
+            changes += _changed_arguments(where.path, recorded, built)
         elif recorded.get("data_sha256", "") != environment["data_sha256"]:
             raise RunError(
                 f"the data of {where.path} have changed since it was recorded (their content has another hash); put them "
@@ -161,11 +160,14 @@ def _train(
                 f"{where.path / 'config.yaml'} is not the recipe this run began with ({environment['run_id']} instead of "
                 f"{recorded.get('run_id')}): it was changed or damaged; restore it, or start a new run"
             )
-        for line in drift(recorded, environment):
-            log.warning("%s", line)
         changed = changed_files(recorded.get("source_sha256", {}), environment["source_sha256"])
+        if built.arguments is not None and built.arguments.code_is_known(where.path):
+            changed = [file for file in changed if not Path(file).is_absolute()]  # the user's is known by its content
         if changed:
-            log.warning("code has changed since this run began, bits are no longer promised: %s", ", ".join(changed))
+            changes.append(f"code has changed since this run began, bits are no longer promised: {listed(changed)}")
+        for line in changes:
+            log.warning("%s", line)
+        where.note_changes(changes, state.step)
         log.info("going on from step %d (epoch %d)", state.step, state.epoch + bool(state.batch))
     where.forget_result()
     versions = {key: environment[key] for key in ("python", "torch", "loopwright")}
@@ -219,16 +221,16 @@ def _identity_without_code(built: Built) -> dict[str, str]:
 def _changed_arguments(path: Path, recorded: Mapping[str, Any], built: Built) -> list[str]:
     """In what a call of `fit` differs from the one that began a run: nothing, unless the run was named by its path."""
     assert built.arguments is not None
-    shaping = trajectory(built.recipe)
     begun = parse(read_config(path))
-    lines = differing_keys(trajectory(begun), shaping)
-    lines += [] if begun.seed == built.recipe.seed else [f"seed: {begun.seed} -> {built.recipe.seed}"]
+    lines = differing_keys(trajectory(begun), trajectory(built.recipe))
+    if begun.seed != built.recipe.seed:
+        lines.append(f"seed: {begun.seed} -> {built.recipe.seed}")
     arguments = read_arguments(path)
     if arguments is not None:
-        return lines + built.arguments.differences(arguments)
-    if recorded.get("data_sha256") != built.arguments.former_data():
+        lines += built.arguments.differences(arguments)
+    elif recorded.get("data_sha256") != built.arguments.former_data():
         lines.append("the data: their content has another hash")
-    return lines
+    return [f"{line}; bits are no longer promised" for line in lines]
 
 
 def _run_in_memory(recipe: Recipe, hooks: Iterable[Hook], stops: Iterable[StopRule], task: Task | None) -> Outcome:

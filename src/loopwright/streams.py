@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from loopwright.scalars import as_plain
+
 Address = str | int
 
 
@@ -30,7 +32,7 @@ class Streams:
     """
 
     def __init__(self, seed: int) -> None:
-        self.root = seed
+        self.root = as_plain(seed)
         # Hashing the root once and copying the state halves the cost of an address (1.3 us).
         self._hash = hashlib.blake2b(str(seed).encode(), digest_size=16)
 
@@ -39,8 +41,10 @@ class Streams:
 
     def seed(self, *address: Address) -> int:
         """The 128-bit key of an address."""
-        state = self._hash.copy()
-        state.update(repr(address).encode())
+        state, text = self._hash.copy(), repr(address)
+        if "(" in text[1:]:  # a number of NumPy's, which shows itself as np.int64(3), is the address of that number
+            text = repr(as_plain(address))
+        state.update(text.encode())
         return int.from_bytes(state.digest(), "little")
 
     def generator(self, *address: Address, device: torch.device | str = "cpu") -> torch.Generator:

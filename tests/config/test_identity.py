@@ -97,6 +97,10 @@ def test_only_these_keys_are_not_of_the_trajectory() -> None:
         "env",
         "stop.budget",
         "task.data.path",
+        # Of a training from Python, whose arguments are identified by their content.
+        "task.model",
+        "task.initial_sha256",
+        "task.loss",
     }
 
 

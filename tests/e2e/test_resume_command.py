@@ -13,6 +13,7 @@ from torch import nn
 
 import loopwright
 from loopwright.engine.outcome import Outcome
+from loopwright.record.compare import likely_causes
 from loopwright.record.lock import DirectoryLock
 from support.cli import TINY, Ended, command, train
 from support.compare import assert_same, timeless, trajectory
@@ -89,6 +90,22 @@ def test_interrupted_run_goes_on_to_the_same_content(tmp_path: Path, number: int
         (0, 7, "interrupted"),
         (7, 15, "completed"),
     ]
+
+
+def test_drift_is_kept_in_the_record_from_the_resume_on(tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 7)
+    facts = environment(run)
+    assert facts["bits_promised"] is True and "changes" not in facts
+    facts["numerics"]["float32_matmul_precision"] = "medium"
+    (run / "environment.json").write_text(json.dumps(facts))
+    ended = resumed(tmp_path)
+    line = "float32_matmul_precision: recorded medium, now highest; bits are no longer promised"
+    assert ended.run == run and f"warning: {line}" in ended.err
+    now = environment(run)
+    (change,) = now["changes"]
+    assert now == {**facts, "bits_promised": False, "changes": [change]}
+    assert set(change) == {"at", "step", "what"} and (change["step"], change["what"]) == (7, [line])
+    assert likely_causes(run, run) == [f"changed at a resume in step 7: {line}"] * 2
 
 
 def test_interruption_exits_with_75(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

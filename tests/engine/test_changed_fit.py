@@ -86,10 +86,12 @@ def test_resume_with_a_path_goes_on_in_spite_of_a_change_and_records_it(
     assert environment["bits_promised"] is False
     (change,) = environment["changes"]
     assert change["step"] == 7
-    assert change["what"] == ["optim.lr: 0.01 -> 0.02", "the loss: `delta` was 1.0, is now 0.1"]
+    assert change["what"] == [
+        "optim.lr: 0.01 -> 0.02; bits are no longer promised",
+        "the loss: `delta` was 1.0, is now 0.1; bits are no longer promised",
+    ]
     said = [record.message for record in caplog.records if "no longer promised" in record.message]
-    assert [line for line in said if "`delta` was 1.0, is now 0.1" in line]
-    # What the tables say from step 8 on is the other loss, by hand: with this delta an error's loss is linear.
+    assert said == change["what"]
     assert len((path / "steps.csv").read_text().splitlines()) == 16
     # The unchanged call still means this run, which is finished.
     assert fit(nn.HuberLoss(delta=1.0), out=tmp_path).run == str(path)

@@ -88,14 +88,26 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
     assert "data: their content has another hash" in found.causes
     found = verify(run, model=net, loss=nn.L1Loss(), metrics={"mae": mae}, **DATA)
     assert found.divergence is not None and (found.divergence.step, found.divergence.what) == (1, "loss")
-    assert "recipe: task.loss: 'MSELoss()' -> 'L1Loss()'" in found.causes
+    assert "the loss: was MSELoss, is now L1Loss" in found.causes
 
     def relu() -> nn.Module:
         return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
 
     found = again(run, relu)
     assert found.divergence is not None and found.divergence.step == 1
-    assert any(line.startswith("recipe: task.model: ") for line in found.causes)
+    assert any(line.startswith("the model: its code ") or "`1` was Tanh, is now ReLU" in line for line in found.causes)
+
+
+def test_a_change_that_moves_no_bit_is_said_beside_the_proof(tmp_path: Path) -> None:
+    """Code written otherwise that trains to the same bits is identical, and what differs is named all the same."""
+    run = fitted(tmp_path, net)
+
+    def half(p: Tensor, t: Tensor) -> Tensor:
+        return 2 * nn.functional.mse_loss(p, t) * 0.5
+
+    found = verify(run, model=net, loss=half, metrics={"mae": mae}, **DATA)
+    assert found.identical and "the loss: was MSELoss, is now half" in found.causes
+    assert again(run, net).causes == ()
 
 
 def test_two_fits_down_to_the_batch(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import pickle
+from collections import Counter, OrderedDict, defaultdict, deque
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import loopwright
 from loopwright import RunError, load_checkpoint, save_checkpoint
 from loopwright.engine.state import TrainState, load_weights, snapshot
 from loopwright.errors import ConfigError
-from loopwright.record.checkpoint import content, decode, encode
+from loopwright.record.checkpoint import check_plain, content, decode, encode
 from support.cli import Ended, command, train
 
 KEYS = {
@@ -407,7 +409,7 @@ class Remembers(nn.Module):
 def test_extra_state_that_is_not_plain_is_refused_before_the_first_step(tmp_path: Path) -> None:
     x = torch.zeros(8, 2)
     data = (x, x.sum(1, keepdim=True))
-    with pytest.raises(ConfigError, match="extra state must be tensors and plain values"):
+    with pytest.raises(ConfigError, match=r"`model_state_dict\['_extra_state'\]` is a \S+.Trap, which no file"):
         loopwright.fit(Remembers(Trap(tmp_path / "t")), nn.MSELoss(), train=data, epochs=1, out=tmp_path / "runs")
     assert not (tmp_path / "t").exists() and not (tmp_path / "runs").exists()
     model = Remembers({"calls": 3, "seen": torch.arange(2)})
@@ -417,3 +419,178 @@ def test_extra_state_that_is_not_plain_is_refused_before_the_first_step(tmp_path
     assert outcome.run is not None
     saved = load(Path(outcome.run) / "checkpoints/last.pt")["model_state_dict"]["_extra_state"]
     assert saved["calls"] == 3 and saved["seen"].tolist() == [0, 1]
+
+
+def test_numpy_numbers_of_an_own_loop_are_plain_numbers_in_its_file(tmp_path: Path) -> None:
+    model, path = nn.Linear(2, 1), tmp_path / "own.pt"
+    given = {
+        "epoch": np.int64(3),
+        "step": np.int32(120),
+        "seed": np.uint8(7),
+        "metrics": {"loss": np.mean([0.25, 0.5])},
+    }
+    save_checkpoint(path, model, **given)
+    saved = load(path)
+    assert [saved[key] for key in ("epoch", "step", "seed", "metrics")] == [3, 120, 7, {"loss": 0.375}]
+    for key in ("epoch", "step", "seed", "metrics"):
+        assert_plain(saved[key])
+
+
+# Every kind of scalar NumPy has, with values whose last bits would show a conversion.
+SCALARS = [
+    np.float16(0.1),
+    np.float32(0.1),
+    np.float64(0.1),
+    np.longdouble(1) / 3,
+    np.complex64(0.1 + 1j / 3),
+    np.clongdouble(1j) / 3,
+    np.float64("-nan"),
+    np.float32(-0.0),
+    np.int8(-5),
+    np.int64(2**62 + 1),
+    np.longlong(2**62 + 1),
+    np.uint64(2**64 - 1),
+    np.bool_(True),
+    np.datetime64("2026-03-01T12:00:00.123456789", "ns"),
+    np.datetime64("NaT"),
+    np.timedelta64(7, "h"),
+    np.str_("über"),
+    np.str_(""),
+    np.bytes_(b"ab"),
+]
+
+
+@pytest.mark.parametrize("scalar", SCALARS, ids=lambda s: f"{type(s).__name__}")
+def test_numpy_scalars_come_back_as_they_were(scalar: Any, tmp_path: Path) -> None:
+    extra = {"alone": scalar, "nested": [(scalar, 1), {"x": scalar}]}
+    tree = {"extra": extra, "model_state_dict": {}}
+    check_plain(tree)
+    path = tmp_path / "c.pt"
+    path.write_bytes(encode(snapshot(tree)))
+    torch.load(path, weights_only=True)  # nothing but torch
+    back = decode(path)["extra"]
+    for value in (back["alone"], back["nested"][0][0], back["nested"][1]["x"]):
+        assert type(value) is type(scalar) and value.dtype == scalar.dtype
+        if isinstance(scalar, np.longdouble | np.clongdouble):
+            assert value == scalar  # of its bytes some hold nothing
+        else:
+            assert value.tobytes() == scalar.tobytes()
+    assert content(decode(path)) == content(tree) != content({**tree, "extra": {**extra, "alone": None}})
+
+
+def test_the_padding_of_a_long_double_is_no_content() -> None:
+    third = (np.longdouble(1) / 3).tobytes()
+    used = 10 if np.finfo(np.longdouble).nmant == 63 else len(third)
+    values = [np.frombuffer(third[:used] + bytes([fill]) * (len(third) - used), np.longdouble)[0] for fill in (1, 255)]
+    assert values[0] == values[1] and len({encode({"x": value}) for value in values}) == 1
+
+
+READABLE = [
+    None, True, 3, 2**2039 - 1, 0.1, 1j, "x", "\ud800", b"x", bytearray(b"x"), (1, "a"), [1.5], {1, 2}, {"a": {1: 2}},
+    OrderedDict(a=1), Counter("aab"), torch.Size([2]), torch.device("cpu"), torch.float16, {(1, "a"): 1, ("b", 2): 2},
+    {None: 1, 1.5: 2, b"k": 3, torch.int8: 4},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", READABLE, ids=lambda v: type(v).__name__)
+def test_what_is_accepted_comes_back_equal_and_of_its_type(value: Any, tmp_path: Path) -> None:
+    tree = {"a": value, "in": [value, {"b": (value,)}]}
+    check_plain(tree)
+    back = decode(encode(snapshot(tree)))
+    for found in (back["a"], back["in"][0], back["in"][1]["b"][0]):
+        assert found == value and type(found) is type(value)
+    assert content(back) == content(tree)
+
+
+class Point(NamedTuple):
+    x: int
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+class Meters(float):
+    pass
+
+
+UNREADABLE = [
+    (np.zeros(2), "a numpy.ndarray"),
+    (Point(1), f"a {__name__}.Point"),
+    (Colour.RED, f"a {__name__}.Colour"),
+    (Meters(1), f"a {__name__}.Meters"),
+    (defaultdict(int, a=1), "a collections.defaultdict"),
+    (frozenset([1]), "a frozenset"),
+    (deque([1]), "a collections.deque"),
+    (range(3), "a range"),
+    (print, "a builtin_function_or_method"),
+    (Path("x"), "a pathlib.PosixPath"),
+    (np.dtype("f4"), "a numpy.dtypes.Float32DType"),
+    (2**2040, "a whole number of more than 2039 bits"),
+    (torch.eye(2).to_sparse(), "a tensor of layout torch.sparse_coo on cpu"),
+    (torch.zeros(1, device="meta"), "a tensor of layout torch.strided on meta"),
+    ({np.int64(3): 1}, "a dict or set with a int64 (np.int64(3)) as a key"),
+    ({"numpy_scalar": 1}, "a dict with the key 'numpy_scalar'"),
+]
+
+
+@pytest.mark.parametrize(("value", "named"), UNREADABLE, ids=lambda v: type(v).__name__)
+def test_what_could_not_be_read_back_is_named_with_its_key(value: Any, named: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        save_checkpoint(tmp_path / "c.pt", nn.Linear(1, 1), extra={"a": [0.5, {"b": value}]})
+    assert f"`extra['a'][1]['b']` is {named}" in str(refused.value) and "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+    endless: list[Any] = [0.5]
+    endless.append(endless)
+    with pytest.raises(ConfigError, match="a dict or list holds itself"):
+        check_plain({"a": endless})
+
+
+def test_a_save_is_checked_every_time_and_the_older_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    """Extra state that is plain at the start and becomes an array in step 7: one error, and nothing is lost."""
+    x = torch.linspace(-1, 1, 40).reshape(20, 2)
+    made: list[Remembers] = []
+
+    class Spoilt(loopwright.Hook):
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+        def on_step_end(self, info: Any) -> None:
+            made[-1].extra = {"calls": np.float32(info.step), "newest": self.value if info.step >= 7 else None}
+
+    def train(value: Any) -> Any:
+        def model() -> Remembers:
+            made.append(Remembers({"calls": np.float32(0), "newest": None}))
+            return made[-1]
+
+        return loopwright.fit(
+            model, nn.MSELoss(), train=(x, x.sum(1, keepdim=True)), epochs=2, batch_size=4, out=tmp_path, resume=True,
+            plots="none", record={"code": False, "checkpoint_every": "2 steps", "keep_last": 9}, hooks=[Spoilt(value)],
+        )  # fmt: skip
+
+    with pytest.raises(ConfigError) as refused:
+        train(np.zeros(2))
+    assert "`model_state_dict['_extra_state']['newest']` is a numpy.ndarray" in str(refused.value)
+    assert refused.value.exit_code == 2
+    (run,) = tmp_path.glob("*/2*")
+    steps = [entry["step"] for entry in json.loads((run / "checkpoints/index.json").read_text())["files"]]
+    assert steps[-1] == 6 and not list((run / "checkpoints").glob("step_000000008*"))
+    outcome = train(np.int16(7))
+    assert outcome.status == "completed" and Path(outcome.run) == run
+    starts = [json.loads(line)["step_from"] for line in (run / "sessions.jsonl").read_text().splitlines()]
+    assert starts == [0, 6]
+    wanted = {"calls": np.float32(10), "newest": np.int16(7)}
+    for file, key in (("checkpoints/last.pt", "model_state_dict"), ("model.pt", None)):
+        saved = decode(run / file)
+        extra = (saved if key is None else saved[key])["_extra_state"]
+        assert extra == wanted and [type(v) for v in extra.values()] == [np.float32, np.int16]
+    entry = json.loads((run / "checkpoints/index.json").read_text())["files"][-1]
+    assert entry["content_sha256"] == content(decode(run / "checkpoints/last.pt"))
+
+
+def test_what_training_goes_on_changing_is_copied() -> None:
+    """The writer works beside the training: it must not see what comes later."""
+    held: dict[str, Any] = {"s": {1}, "b": bytearray(b"x"), "l": [1], "d": {"a": 1}, "t": torch.zeros(1)}
+    copy = snapshot(held)
+    held["s"].add(2), held["b"].extend(b"y"), held["l"].append(2), held["d"].update(b=2), held["t"].add_(1)
+    assert copy == {"s": {1}, "b": bytearray(b"x"), "l": [1], "d": {"a": 1}, "t": torch.zeros(1)}

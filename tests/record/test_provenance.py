@@ -47,6 +47,7 @@ def test_environment_is_plain_and_names_what_bits_depend_on() -> None:
         "cpu_capability",
         "cudnn",
         "deterministic",
+        "environment_variables",
         "float32_matmul_precision",
         "matrix_library",
         "tf32",
@@ -88,9 +89,97 @@ def test_gpus_are_listed_for_a_run_on_cuda(monkeypatch: pytest.MonkeyPatch) -> N
     assert any(line.startswith("gpu: recorded Some GPU, now unknown") for line in drift(facts, environment("cpu")))
 
 
-def test_environment_variables_are_never_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+VARIABLES = {
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "OPENBLAS_CORETYPE",
+    "CUBLAS_WORKSPACE_CONFIG",
+}
+
+
+def test_only_variables_that_choose_kernels_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LOOPWRIGHT_TEST_SECRET", "hunter2-in-the-environment")
-    assert "hunter2" not in json.dumps(environment())
+    monkeypatch.setenv("OMP_NUM_THREADS", "17")
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "")
+    facts = environment()
+    assert "hunter2" not in json.dumps(facts)
+    assert facts["numerics"]["environment_variables"] == {**dict.fromkeys(VARIABLES), "MKL_CBWR": "COMPATIBLE"}
+
+
+# Builds of torch and NumPy: which matrix libraries they have.
+MKL = {"blas": "mkl", "mkl": True, "onednn": True, "numpy": "scipy-openblas"}
+OPEN = {"blas": "open", "mkl": False, "onednn": False, "numpy": "scipy-openblas"}
+BARE = {"blas": "generic", "mkl": False, "onednn": False, "numpy": "accelerate"}
+
+
+def facts_with(library: dict[str, Any], variables: dict[str, str], **numerics: Any) -> dict[str, Any]:
+    held = {**dict.fromkeys(VARIABLES), **variables}
+    return {"numerics": {"matrix_library": library, "environment_variables": held, **numerics}}
+
+
+@pytest.mark.parametrize(
+    ("library", "then", "now", "said"),
+    [
+        (MKL, {}, {"MKL_CBWR": "COMPATIBLE"}, "MKL_CBWR: recorded unset, now COMPATIBLE"),
+        (MKL, {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, {}, "MKL_ENABLE_INSTRUCTIONS: recorded SSE4_2, now unset"),
+        (MKL, {}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "ONEDNN_MAX_CPU_ISA: recorded unset, now SSE41"),
+        (MKL, {}, {"DNNL_MAX_CPU_ISA": "SSE41"}, "DNNL_MAX_CPU_ISA: recorded unset, now SSE41"),
+        (MKL, {"DNNL_MAX_CPU_ISA": "AVX2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, None),  # one setting, two names
+        (MKL, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "SSE41"}, None),
+        (MKL, {}, {"OPENBLAS_CORETYPE": "Haswell"}, "OPENBLAS_CORETYPE: recorded unset, now Haswell"),  # NumPy's
+        (MKL, {}, {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, None),  # there is no GPU in this run
+        (MKL, {}, {"ATEN_CPU_CAPABILITY": "avx2"}, None),  # the capability is what it was
+        (OPEN, {}, {"MKL_CBWR": "COMPATIBLE"}, None),
+        (OPEN, {}, {"DNNL_MAX_CPU_ISA": "SSE41"}, None),
+        (OPEN, {}, {"OPENBLAS_CORETYPE": "Haswell"}, "OPENBLAS_CORETYPE: recorded unset, now Haswell"),
+        (BARE, {}, {"OPENBLAS_CORETYPE": "Haswell", "MKL_CBWR": "AVX2"}, None),
+    ],
+)
+def test_drift_names_a_variable_that_can_act(
+    library: dict[str, Any], then: dict[str, str], now: dict[str, str], said: str | None
+) -> None:
+    wanted = [f"{said}; bits are no longer promised"] if said else []
+    assert drift(facts_with(library, then), facts_with(library, now)) == wanted
+
+
+def test_on_a_gpu_only_the_variable_of_cublas_acts() -> None:
+    now = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Haswell"}
+    then = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    assert drift(facts_with(MKL, then, gpu="G"), facts_with(MKL, now, gpu="G")) == [
+        "CUBLAS_WORKSPACE_CONFIG: recorded :4096:8, now :16:8; bits are no longer promised"
+    ]
+
+
+def test_the_capability_is_named_with_its_variable() -> None:
+    before = facts_with(MKL, {}, cpu_capability="AVX2")
+    after = facts_with(MKL, {"ATEN_CPU_CAPABILITY": "default"}, cpu_capability="DEFAULT")
+    assert drift(before, after) == [
+        "cpu_capability: recorded AVX2, now DEFAULT; bits are no longer promised",
+        "ATEN_CPU_CAPABILITY: recorded unset, now default; bits are no longer promised",
+    ]
+
+
+def test_what_an_old_record_lacks_is_no_difference() -> None:
+    now = facts_with(MKL, {"MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"})
+    old = copy.deepcopy(now)
+    del old["numerics"]["environment_variables"], old["numerics"]["matrix_library"]["numpy"]
+    assert drift(old, now) == []
+    some = facts_with(MKL, {})
+    del some["numerics"]["environment_variables"]["MKL_CBWR"]
+    assert [line.split(":")[0] for line in drift(some, now)] == ["ONEDNN_MAX_CPU_ISA"]
+
+
+def test_another_kind_of_device_is_drift() -> None:
+    assert drift({"device": "cpu"}, {"device": "cuda:0"}) == [
+        "device: recorded cpu, now cuda; bits are no longer promised"
+    ]
+    assert drift({"device": "cuda:1"}, {"device": "cuda:0"}) == []
 
 
 def test_git_of_a_clean_and_a_dirty_tree(repository: Path) -> None:

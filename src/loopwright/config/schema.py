@@ -22,6 +22,7 @@ from loopwright.optim.optimizers import OPTIM
 from loopwright.optim.torch_schedules import SCHEDULE
 from loopwright.record.settings import RecordSettings
 from loopwright.report.settings import PLOTS
+from loopwright.scalars import as_plain
 from loopwright.sweeps.settings import LAUNCHER
 from loopwright.tasks.base import TaskConfig
 
@@ -144,7 +145,7 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
     problems = list(not_text(tree))
     if problems:
         raise ConfigError(problems)
-    plain = {key: _frozen(value) for key, value in tree.items()}
+    plain = {key: _frozen(value) for key, value in as_plain(tree).items()}
     if plain.get("seeds") is not None and "seed" in plain:
         problems.append(f"`seeds` is {shown(plain['seeds'])} and `seed` is {shown(plain['seed'])}; give one of them")
         plain = {key: value for key, value in plain.items() if key != "seed"}

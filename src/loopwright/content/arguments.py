@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from loopwright import clock
 from loopwright.content.describe import Describer
 from loopwright.content.moved import MOVED, Moved
-from loopwright.content.recorded import PYTHON, differing_arguments, place_of
+from loopwright.content.recorded import PYTHON, differing_arguments, place_of, read_arguments
 from loopwright.content.tree import Tree, canonical, digest
 from loopwright.engine.weights import weights_hash
 
@@ -117,6 +118,10 @@ class Arguments:
         """Remember what training has changed, so that the same call is known again in this process."""
         began = self.used.describer
         Described(self.used.given, Describer(MOVED, before=began, hashed=began, source=False))
+
+    def code_is_known(self, run: Path) -> bool:
+        """Whether a run has recorded the code of its arguments, so that it can be compared with what it is now."""
+        return (read_arguments(run) or {}).get("python") == PYTHON
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
         """A line for each argument that is not what arguments.json of a run says."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from loopwright.engine.task import At, Split, Task
+from loopwright.scalars import as_plain
 from loopwright.streams import Streams, isolated
 
 
@@ -23,7 +24,7 @@ def evaluate(
     with isolated(), evaluating(model), torch.inference_mode():
         streams.pin("evaluate", split, step)
         try:
-            return task.evaluate(model, split, At(streams, step, epoch, device))
+            return as_plain(task.evaluate(model, split, At(streams, step, epoch, device)))  # type: ignore[no-any-return]
         except Exception as error:
             error.add_note(f"while the {split} split was measured")
             raise

@@ -12,6 +12,7 @@ from torch import nn
 
 from loopwright import clock
 from loopwright.config.durations import Duration
+from loopwright.scalars import as_plain
 from loopwright.streams import isolated
 
 log = logging.getLogger("loopwright")
@@ -98,6 +99,7 @@ class every(Hook):  # noqa: N801 - reads as a verb: hooks=[every(10, capture)]
     """
 
     def __init__(self, often: int | str, hook: Hook) -> None:
+        often = as_plain(often)
         self.often = Duration.parse(f"{often} steps" if isinstance(often, int) else often)
         if self.often.unit == "epochs":
             raise ValueError(f"every({often!r}, ...): give steps or seconds; on_epoch_end comes once per epoch anyway")

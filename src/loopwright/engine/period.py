@@ -59,17 +59,17 @@ class Period:
         """Read the pending steps back, add them up, and return their rows of steps.csv."""
         rows: list[dict[str, float | None]] = []
         for info in self._pending:
-            loss = float(info.loss)
+            loss, samples = float(info.loss), int(info.count)  # a count may be a number of NumPy's
             self.steps += 1
-            self.samples += info.count
-            self.loss_sum += loss * info.count
+            self.samples += samples
+            self.loss_sum += loss * samples
             row: dict[str, float | None] = {"step": info.step, "epoch": info.epoch, "loss": loss}
             for name, (part, count) in info.parts.items():
-                part = float(part)
+                part, count = float(part), int(count)
                 held = self.parts.get(name, (0.0, 0))
                 self.parts[name] = (held[0] + part, held[1] + count)
                 row[name] = part / count if count else None
-            row["lr"] = info.lr
+            row["lr"] = float(info.lr)
             if info.grad_norm is not None:
                 norm = float(info.grad_norm)
                 row["grad_norm"] = norm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -164,6 +165,7 @@ class TrainState:
     def set_lr(self, lr: float) -> None:
         """Give every group's optimizer the learning rate of the step to come."""
         if lr != self.lr:
+            lr = float(lr)  # a schedule may compute with NumPy
             for optimizer in self.optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -208,7 +210,7 @@ class TrainState:
         load_weights(self.model, saved["model_state_dict"])
         states = saved["optimizer_state_dict"]
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(states if len(self.groups) == 1 else states[name])
+            load_optimizer_state(optimizer, states if len(self.groups) == 1 else states[name])
             for group, flags in zip(optimizer.param_groups, self._flags[name], strict=True):
                 group.update(flags)
         states = saved["scaler_state_dict"]
@@ -237,6 +239,31 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict({own.get(_plain_name(name), name): value for name, value in weights.items()})
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's state dict bit for bit: every tensor on the device where torch puts it, in its saved dtype.
+
+    By itself torch casts whatever is not called `step` to the parameter's dtype (torch 2.13). That rounds what NAdam and
+    ASGD keep in float32 beside bfloat16 weights, and lets them go on in another precision beside float64 ones.
+    """
+    optimizer.load_state_dict(dict(saved))
+    indices = (index for group in saved.get("param_groups", ()) for index in group["params"])
+    params = (param for group in optimizer.param_groups for param in group["params"])
+    for index, param in zip(indices, params, strict=False):  # torch has compared their numbers
+        if index in saved["state"]:
+            optimizer.state[param] = _as_saved(saved["state"][index], optimizer.state[param])
+
+
+def _as_saved(saved: Any, loaded: Any) -> Any:
+    """What was saved, every tensor on the device of its loaded counterpart."""
+    if isinstance(loaded, Tensor):
+        return saved.to(loaded.device) if isinstance(saved, Tensor) and saved.dtype != loaded.dtype else loaded
+    if isinstance(saved, dict) and isinstance(loaded, dict):
+        return loaded | {key: _as_saved(value, loaded[key]) for key, value in saved.items() if key in loaded}
+    if isinstance(saved, list | tuple) and isinstance(loaded, list | tuple):
+        return type(saved)(_as_saved(*pair) for pair in zip(saved, loaded, strict=True))
+    return saved  # torch rebuilds whatever can be iterated, and makes nonsense of a string
+
+
 @contextmanager
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """A block in which a model has other weights; its own are back afterwards."""
@@ -260,10 +287,11 @@ def snapshot(tree: Any, _seen: dict[Any, Tensor] | None = None) -> Any:
             seen[key] = copy
         return seen[key]
     if isinstance(tree, Mapping):
-        return {name: snapshot(value, seen) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
+        kind: Any = type(tree) if type(tree) in (OrderedDict, Counter) else dict
+        return kind({name: snapshot(value, seen) for name, value in tree.items()})
+    if type(tree) in (list, tuple):
         return type(tree)(snapshot(value, seen) for value in tree)
-    return tree
+    return tree.copy() if isinstance(tree, set | bytearray) else tree
 
 
 def _plain_name(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.engine.loss import Loss
+from loopwright.scalars import as_plain
 from loopwright.streams import Streams
 
 Split = Literal["train", "val", "test"]
@@ -102,7 +103,8 @@ class Task(ABC):
         for batch in loader.epoch(0):
             for name, (total, count) in self.measure(model, batch, at).items():
                 held, seen = totals.get(name, (0.0, 0))
-                totals[name] = (held + (total.double() if isinstance(total, Tensor) else total), seen + count)
+                total = total.double() if isinstance(total, Tensor) else as_plain(total)  # a float32 would stay one
+                totals[name] = (held + total, seen + count)
         return self.finish(
             {
                 name: (total.tolist() if isinstance(total, Tensor) else total, count)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from loopwright import scalars
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
@@ -42,11 +44,22 @@ def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping):
-        for key in sorted(tree, key=lambda k: (type(k).__name__, k)):
+        for key in _in_order(tree):
             yield from _leaves(tree[key], f"{path}/{key}")
     elif isinstance(tree, list | tuple):
         yield f"{path}#", len(tree)
         for index, value in enumerate(tree):
             yield from _leaves(value, f"{path}/{index}")
+    elif isinstance(tree, set):
+        yield path, _in_order(tree)  # by itself its order is another one in every process
+    elif scalars.can_be_packed(tree):
+        yield from _leaves(scalars.packed(tree), path)
     else:
         yield path, tree
+
+
+def _in_order(keys: Iterable[Any]) -> list[Any]:
+    try:
+        return sorted(keys, key=lambda key: (type(key).__name__, key))
+    except TypeError:  # of one type, and yet not to be ordered: tuples of this and that
+        return sorted(keys, key=lambda key: (type(key).__name__, repr(key)))

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import nn
 
 from loopwright.engine.memory import is_out_of_memory
-from loopwright.engine.state import load_weights, snapshot
+from loopwright.engine.state import load_optimizer_state, load_weights, snapshot
 from loopwright.engine.weights import content_hash
 from loopwright.errors import ConfigError, RunError
 from loopwright.record.files import Sink, move_into_place, write_durable
+from loopwright.scalars import KEY, as_plain, can_be_packed, packed, unpacked
 from loopwright.streams import global_state, restore_global_state
 
 FORMAT_VERSION = 1
@@ -28,7 +31,7 @@ _OUTSIDE_CONTENT = ("config", "log_lengths", "log_sha256")
 def encode(tree: Mapping[str, Any]) -> bytes:
     """A checkpoint's bytes, in memory."""
     buffer = io.BytesIO()
-    torch.save(dict(tree), buffer)
+    torch.save(packed(dict(tree)), buffer)
     return buffer.getvalue()
 
 
@@ -47,7 +50,7 @@ class Encoded:
         return sum(storages.values())
 
     def write_to(self, file: Sink) -> None:
-        torch.save(dict(self.tree), file)  # type: ignore[arg-type]  # it asks for a whole file object and uses write, flush
+        torch.save(packed(dict(self.tree)), file)  # type: ignore[arg-type]  # it asks for a whole file object and uses write, flush
 
 
 def decode(data: bytes | Path) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def decode(data: bytes | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(tree, dict):
         raise RunError(f"not a checkpoint: it holds a {type(tree).__name__}")
-    return tree
+    return unpacked(tree)  # type: ignore[no-any-return]
 
 
 def check_sums(path: Path) -> None:
@@ -103,14 +106,89 @@ def fits(path: Path) -> Iterator[None]:
         raise RunError(f"checkpoint {path} does not fit this run: {type(error).__name__}: {said}") from error
 
 
-def check_plain(tree: Mapping[str, Any]) -> None:
-    """Save and load a state once in memory, before the first step. Raises ConfigError naming what is not plain."""
+def check_plain(tree: Any) -> None:
+    """Raises ConfigError naming the first thing in a tree that `decode` could not give back as it is.
+
+    Asked before every save, so nothing is tried out: the types are compared with those that torch reads (2.10 to 2.13).
+    """
     try:
-        decode(encode(tree))
-    except Exception as error:
+        _check(tree)
+    except _NotPlain as found:
+        keys = [str(key) if at == 0 else f"[{key!r}]" for at, key in enumerate(reversed(found.keys))]
         raise ConfigError(
-            f"the training state cannot be checkpointed ({error}); a module's extra state must be tensors and plain values"
-        ) from error
+            f"the training state cannot be checkpointed: `{''.join(keys)}` is {found.what}, which no file would give back; "
+            "make it a tensor, or numbers and texts in dicts, lists, tuples or sets"
+        ) from None
+    except RecursionError:
+        raise ConfigError(
+            "the training state cannot be checkpointed: it is nested too deep, or a dict or list holds itself"
+        ) from None
+
+
+class _NotPlain(Exception):
+    """Something that is not plain; the keys that lead to it, innermost first, are added on the way out."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.keys = what, list[Any]()
+
+
+_LEAVES = frozenset({NoneType, bool, int, float, complex, str, bytes})
+_FREE = _LEAVES - {int}
+_OTHERS = frozenset({bytearray, torch.Size, torch.device, torch.dtype, torch.layout, torch.qscheme})
+_MAPPINGS = frozenset({dict, OrderedDict, Counter})
+_TENSORS = frozenset({torch.Tensor, nn.Parameter})
+_MOST_BITS = 255 * 8 - 1  # torch reads whole numbers of up to 255 bytes
+
+
+def _check(tree: Any) -> None:
+    kind = type(tree)
+    if kind in _LEAVES:
+        if kind is int and tree.bit_length() > _MOST_BITS:
+            raise _NotPlain(f"a whole number of more than {_MOST_BITS} bits")
+    elif kind in _TENSORS:
+        if tree.layout is not torch.strided or tree.is_meta or tree.is_nested:
+            raise _NotPlain(f"a tensor of layout {tree.layout} on {tree.device}")
+    elif kind in _MAPPINGS:
+        _check_keys(tree)
+        _check_items(tree.items(), tree.values())
+    elif kind in (list, tuple):
+        _check_items(enumerate(tree), tree)
+    elif kind is set:
+        for item in tree:
+            _check_key(item)
+    elif kind not in _OTHERS and not can_be_packed(tree):
+        article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
+        raise _NotPlain(f"{article} {kind.__module__}.{kind.__name__}".replace(" builtins.", " "))
+
+
+def _check_items(items: Iterable[tuple[Any, Any]], values: Iterable[Any]) -> None:
+    kinds = set(map(type, values))
+    if kinds <= _FREE:  # a long list of numbers at 20 ns each
+        return
+    for key, value in items:
+        try:
+            _check(value)
+        except _NotPlain as found:
+            found.keys.append(key)
+            raise
+
+
+def _check_keys(tree: Mapping[Any, Any]) -> None:
+    if set(map(type, tree)) != {str}:
+        for key in tree:
+            _check_key(key)
+    if KEY in tree:
+        raise _NotPlain(f"a dict with the key {KEY!r}, by which a checkpoint knows NumPy's scalars,")
+
+
+def _check_key(key: Any) -> None:
+    """A key of a dict or an item of a set: what is equal to it must find it again."""
+    kind = type(key)
+    if kind is tuple:
+        for part in key:
+            _check_key(part)
+    elif kind not in (*_LEAVES, torch.dtype, torch.device):
+        raise _NotPlain(f"a dict or set with a {kind.__name__} ({key!r:.40}) as a key")
 
 
 def save_checkpoint(
@@ -133,15 +211,15 @@ def save_checkpoint(
     path = Path(path)
     tree = {
         "format_version": FORMAT_VERSION,
-        "model_state_dict": model.state_dict(),
+        "model_state_dict": dict(model.state_dict()),
         "optimizer_state_dict": optimizer.state_dict() if optimizer is not None else {},
         "scheduler_state_dict": {},
         "scaler_state_dict": {},
-        "epoch": epoch,
-        "step": step,
+        "epoch": as_plain(epoch),
+        "step": as_plain(step),
         "batch": 0,
-        "metrics": dict(metrics or {}),
-        "seed": seed,
+        "metrics": as_plain(metrics or {}),
+        "seed": as_plain(seed),
         "config": {},
         "extra": dict(extra or {}),
         **global_state(),
@@ -168,7 +246,7 @@ def load_checkpoint(
         raise RunError(f"{path} is not a checkpoint: it has no model_state_dict")
     load_weights(model, tree["model_state_dict"])
     if optimizer is not None and tree.get("optimizer_state_dict"):
-        optimizer.load_state_dict(tree["optimizer_state_dict"])
+        load_optimizer_state(optimizer, tree["optimizer_state_dict"])
     if "torch_rng_state" in tree:
         restore_global_state(tree)
     heavy = {

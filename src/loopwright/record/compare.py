@@ -139,16 +139,18 @@ def likely_causes(left: Path, right: Path, *, without: tuple[str, ...] = ()) -> 
     try:
         files = changed_files(a.get("source_sha256", {}), b.get("source_sha256", {}))
         drifted = drift(a, b)
-    except (AttributeError, TypeError) as error:
+        noted = [change for each in (a, b) for change in each.get("changes", [])]
+        changed = [f"changed at a resume in step {each['step']}: {what}" for each in noted for what in each["what"]]
+    except (AttributeError, KeyError, TypeError) as error:
         raise RunError(f"environment.json of {left} or {right} is damaged: {error}") from error
     if files:
         lines.append(f"code: {listed(files)}")
-    if a.get("device") != b.get("device"):
+    if a.get("device") != b.get("device") and not any(line.startswith("device: ") for line in drifted):
         lines.append(f"device: recorded {a.get('device')}, now {b.get('device')}")
     lines += drifted
-    if not all(each.get("bits_promised", True) for each in (a, b)):
+    if not all(each.get("deterministic", True) for each in (a, b)):
         lines.append("recipe: deterministic is false, so no bits are promised")
-    return lines
+    return lines + changed
 
 
 def last_step(run: Path) -> int:

@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from loopwright.errors import MachineError, RunError
+from loopwright.scalars import as_plain
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -184,6 +187,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def _jsonable(value: Any) -> Any:
+    value = as_plain(value) if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,7 @@
-"""Where a run comes from: versions, hardware, code, and what its bits depend on. Environment variables never enter.
+"""Where a run comes from: versions, hardware, code, and what its bits depend on.
+
+Of the environment's variables those enter that choose kernels (`KERNEL_VARIABLES`), by name, and no others: they may
+hold secrets.
 
 git answers while other work goes on: make a `Provenance` early and ask it late.
 
@@ -27,6 +30,16 @@ import torch
 
 Facts = dict[str, Any]
 
+# What chooses the kernels of MKL, oneDNN, torch, OpenBLAS and cuBLAS; how many threads there are, the recipe says.
+KERNEL_VARIABLES = (
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "OPENBLAS_CORETYPE",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 _GIT_SECONDS = 10.0
 # No pager, no hooks, no programs named in the repository's configuration, and no lock on its index.
 _GIT = ("git", "--no-pager", "--no-optional-locks", "-c", "core.fsmonitor=false")
@@ -180,7 +193,9 @@ def numerics(on_gpu: bool = False) -> Facts:
             "blas": blas[1] if blas else "unknown",
             "mkl": backends.mkl.is_available(),
             "onednn": backends.mkldnn.is_available() and bool(backends.mkldnn.enabled),
+            "numpy": np.show_config(mode="dicts")["Build Dependencies"]["blas"].get("name", "unknown"),
         },
+        "environment_variables": {name: os.environ.get(name) or None for name in KERNEL_VARIABLES},
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cpu": _cpu(),
         "cpu_capability": backends.cpu.get_cpu_capability(),
@@ -234,7 +249,41 @@ def drift(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             continue
         subject = "another CPU" if name == "cpu" else name
         lines.append(f"{subject}: recorded {value}, now {after.get(name, 'unknown')}; bits are no longer promised")
+    for name, old, new in _changed_variables(recorded.get("numerics", {}), now.get("numerics", {})):
+        lines.append(f"{name}: recorded {old or 'unset'}, now {new or 'unset'}; bits are no longer promised")
     return lines
+
+
+def _changed_variables(before: Facts, after: Facts) -> Iterator[tuple[str, str | None, str | None]]:
+    """(name, old, new) of each setting with another value that the computation now can notice."""
+    then, now = (facts.get("environment_variables", {}) for facts in (before, after))
+    for names in _acting(before, after):
+        known = [name for name in names if name in then]
+        if not known:  # a record of a time when none was kept
+            continue
+        (old_name, old), (new_name, new) = (
+            next(((name, value) for name in known if (value := held.get(name))), (known[0], None))
+            for held in (then, now)
+        )
+        if old != new:
+            yield (new_name if new else old_name), old, new
+
+
+def _acting(before: Facts, after: Facts) -> Iterator[tuple[str, ...]]:
+    """The settings that can act on this device and these libraries: the names of each, the one that wins first."""
+    if "gpu" in after:
+        yield ("CUBLAS_WORKSPACE_CONFIG",)
+        return
+    library = after.get("matrix_library", {})
+    torchs, numpys = str(library.get("blas")).lower(), str(library.get("numpy")).lower()
+    if library.get("mkl") or "mkl" in numpys:
+        yield from (("MKL_CBWR",), ("MKL_ENABLE_INSTRUCTIONS",))
+    if library.get("onednn"):
+        yield ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    if "open" in torchs or "openblas" in numpys:
+        yield ("OPENBLAS_CORETYPE",)
+    if before.get("cpu_capability") != after.get("cpu_capability"):  # all that this one does
+        yield ("ATEN_CPU_CAPABILITY",)
 
 
 def without_credentials(text: str) -> str:
@@ -250,7 +299,11 @@ def _bits_depend_on(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
     for name in ("torch", "numpy", "loopwright"):
         if name in environment:
             yield name, environment[name]
+    if "device" in environment:
+        yield "device", str(environment["device"]).partition(":")[0]
     for name, value in environment.get("numerics", {}).items():
+        if name == "environment_variables":  # not every one that differs can be noticed
+            continue
         if name == "cpu":
             yield name, ", ".join(f"{key} {inner}" for key, inner in value.items() if inner).removeprefix("model_name ")
         elif isinstance(value, Mapping):

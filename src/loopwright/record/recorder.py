@@ -19,13 +19,14 @@ from loopwright import clock
 from loopwright.engine.history import History, Ranking, Row
 from loopwright.engine.state import TrainState, snapshot
 from loopwright.errors import LoopwrightError, MachineError, RunError
-from loopwright.record.checkpoint import FORMAT_VERSION, Encoded, content, fits
+from loopwright.record.checkpoint import FORMAT_VERSION, Encoded, check_plain, content, fits
 from loopwright.record.files import AppendFile, dumps, move_into_place, sync_directory, write_durable
 from loopwright.record.index import Entry, Index
 from loopwright.record.lock import DirectoryLock
 from loopwright.record.logs import LOGS, check_logs
 from loopwright.record.settings import RecordSettings
 from loopwright.record.tables import Table
+from loopwright.scalars import as_plain
 
 log = logging.getLogger("loopwright")
 
@@ -216,7 +217,7 @@ class RunRecorder:
         tree = {
             "format_version": FORMAT_VERSION,
             **state.state_dict(),
-            **self._values(state.history, self._step_losses),
+            **as_plain(self._values(state.history, self._step_losses)),
             "metrics": dict(row),
             f"best_{self._ranking.monitor}": None if best is None else best[self._ranking.monitor],
             "step_of_best": None if best is None else best["step"],
@@ -225,6 +226,7 @@ class RunRecorder:
             "log_lengths": {name: length for name, (length, _) in marks.items()},
             "log_sha256": {name: digest for name, (_, digest) in marks.items()},
         }
+        check_plain(tree)  # at every save: what a module keeps can become something that no file gives back
         return snapshot(tree)  # type: ignore[no-any-return]
 
     def _start(self, saved: dict[str, Any], *, rolling: bool) -> None:

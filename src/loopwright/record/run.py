@@ -97,6 +97,15 @@ class Run:
         for name, value in files.items():
             write_json(self.path / "task" / name, value)
 
+    def note_changes(self, lines: Sequence[str], step: int) -> None:
+        """Record what is no longer as it was when the run began, from a step on: its bits are not promised any more."""
+        if not lines:
+            return
+        facts = read_json(self.path / "environment.json") or {}
+        change = {"at": clock.stamp(), "step": step, "what": list(lines)}
+        changes = [*facts.get("changes", []), change]
+        write_json(self.path / "environment.json", {**facts, "bits_promised": False, "changes": changes})
+
     def begin_session(self, **facts: Any) -> None:
         """Append this process to sessions.jsonl, which never rewinds."""
         rows = [*read_sessions(self.path), {"started_at": clock.stamp(), **facts, "ended_at": None, "end": None}]

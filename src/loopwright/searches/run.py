@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from loopwright.config.schema import Recipe
 from loopwright.errors import RunError, UserError
 from loopwright.record.run import writable_root
+from loopwright.scalars import as_plain
 from loopwright.searches.directory import StudyDirectory, study_directory
 from loopwright.searches.findings import Findings, report
 from loopwright.searches.progress import Watcher
@@ -62,7 +63,7 @@ def run_search(
     the study. Raises LoopwrightError.
     """
     if trials is not None:
-        file = file.model_copy(update={"trials": trials})
+        file = file.model_copy(update={"trials": as_plain(trials)})
     if workers is not None:
         overrides = (*overrides, f"launcher.workers={workers}")
     with quiet():

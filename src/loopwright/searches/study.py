@@ -15,6 +15,7 @@ from loopwright.config.node import FrozenDict, Keywords, Node, frozen, one_folde
 from loopwright.config.problems import lines, not_text, shown
 from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
+from loopwright.scalars import as_plain
 from loopwright.searches.pruners import PRUNER, Extent
 from loopwright.searches.samplers import SAMPLER
 from loopwright.searches.space import Entry as Entry
@@ -162,7 +163,7 @@ def parse_study(tree: Mapping[str, Any], cls: type[S]) -> S:
     problems = list(not_text(tree))
     if problems:
         raise ConfigError(problems)
-    plain = {key: _tuples(value) for key, value in tree.items()}
+    plain = {key: _tuples(value) for key, value in as_plain(tree).items()}
     try:
         return cls.model_validate(plain)
     except ValidationError as error:
