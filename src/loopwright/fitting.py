@@ -20,7 +20,6 @@ from loopwright.engine.state import load_weights, snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
 from loopwright.errors import ConfigError, DataError, RunError
-from loopwright.plugins import load_builtin
 from loopwright.record.index import Index
 from loopwright.record.read import read_config
 from loopwright.streams import Streams
@@ -43,7 +42,6 @@ def fitting(
     recipe: dict[str, Any],
 ) -> tuple[Recipe, SupervisedTask]:
     """The recipe and the task that arguments of `fit` stand for."""
-    load_builtin()
     pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}
     streams = Streams(seed)
     if isinstance(model, nn.Module):

@@ -66,7 +66,15 @@ def _fit(model: Any, loss: Any, data: Any, out: Path, resume: Any, hooks: Iterab
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 8, "optimizer": "adamw", "lr": 0.01, "plots": "none"}
     record = {"checkpoint_every": "2 steps", "keep_last": 1, "code": False}
     return loopwright.fit(
-        model, loss, train=data, device="cpu", record=record, out=out, resume=resume, hooks=hooks, **{**settings, **more}
+        model,
+        loss,
+        train=data,
+        device="cpu",
+        record=record,
+        out=out,
+        resume=resume,
+        hooks=hooks,
+        **{**settings, **more},
     )
 
 
