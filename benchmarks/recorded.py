@@ -11,7 +11,6 @@ from typing import Any
 from benchmarks.measure import cpu_seconds
 from loopwright.config.schema import Recipe, parse
 from loopwright.engine.outcome import Outcome
-from loopwright.plugins import load_builtin
 
 ROWS = 10_000
 
@@ -20,7 +19,6 @@ def regression(
     epochs: int, *, batch_size: int = 128, activation: str = "relu", threads: int = 1, **more: Any
 ) -> Recipe:
     """10,000 training rows of 10 features to one target, and 1,250 to validate on; hidden 3 x 64, Adam."""
-    load_builtin()
     data = {"name": "linear", "rows": 12_500, "features": 10, "split": [0.8, 0.1, 0.1]}
     return parse(
         {
@@ -38,7 +36,6 @@ def regression(
 
 def set_prediction(epochs: int, *, threads: int = 1) -> Recipe:
     """10,000 training windows of 21 events, 39 parts, and 555 to validate on; GRU of 64, Adam, batch 64."""
-    load_builtin()
     data = {"shuffle": True, "window": 21, "split": [0.9, 0.05, 0.05], "synthetic": {"rows": 11_133}}
     return parse(
         {

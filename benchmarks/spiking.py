@@ -22,7 +22,6 @@ from benchmarks.recorded import timed
 from loopwright import experiment
 from loopwright.building import build
 from loopwright.config.schema import Recipe, parse
-from loopwright.plugins import load_builtin
 
 BOUND = 1 / 1.5
 # Largest difference of a logit between the two networks of equal weights: the same spikes, summed in another order.
@@ -140,7 +139,6 @@ def against_snntorch(
 
 def recipe(name: str, windows: int, epochs: int) -> Recipe:
     """A model at its defaults on so many training windows; a hundredth of them more to validate on."""
-    load_builtin()
     total = math.ceil(windows / 0.98)
     data = {"shuffle": True, "window": WINDOW, "split": [0.98, 0.01, 0.01], "synthetic": {"rows": total + WINDOW}}
     return parse(

@@ -30,7 +30,6 @@ from loopwright.config.overrides import parse_override
 from loopwright.config.registry import lookup, names
 from loopwright.config.schema import Recipe
 from loopwright.optim import optimizers, torch_schedules
-from loopwright.plugins import load_builtin
 
 REFERENCE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by `python -m docs.generate`; edit the schema or that file instead. -->"
@@ -82,7 +81,6 @@ _GRAMMAR = (
 
 
 def config_page() -> str:
-    load_builtin()
     blocks = [
         "# Every key of a recipe",
         _NOTE,

@@ -1,4 +1,6 @@
-"""Rules of the whole suite: no figures unless a test is about them, and in CI nothing is skipped but GPU tests."""
+"""Rules of the whole suite: no figures unless a test is about them, in CI nothing is skipped but GPU tests, no test
+writes into the checkout, and files can be run in any order.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
+from support import sessions
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    sessions.register(config)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,6 @@ from loopwright.engine.state import load_weights, snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
 from loopwright.errors import ConfigError, DataError, RunError
-from loopwright.plugins import load_builtin
 from loopwright.record.index import Index
 from loopwright.record.read import read_config
 from loopwright.streams import Streams
@@ -45,7 +44,6 @@ def fitting(
     recipe: dict[str, Any],
 ) -> tuple[Recipe, SupervisedTask, Arguments | None]:
     """The recipe and the task that arguments of `fit` stand for, and these by content where a run is recorded."""
-    load_builtin()
     if train is None:
         raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
     pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}

@@ -9,11 +9,9 @@ A package registers its parts by importing the module that holds them:
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import entry_points
-
-from loopwright.config.registry import declare
 
 log = logging.getLogger("loopwright")
 
@@ -80,13 +78,37 @@ _BUILTIN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 
 
-@cache
-def load_builtin() -> None:
-    """Declare our own names once, and import what plug-ins register; one that fails to is reported and left out."""
-    for group, modules in _BUILTIN.items():
-        declare(group, {name: f"loopwright.{module}" for module, names in modules.items() for name in names})
-    for entry in entry_points(group="loopwright.plugins"):
-        try:
-            entry.load()
-        except Exception as error:
-            log.warning("plug-in %s failed to load and is left out: %s", entry.name, error)
+def declared() -> dict[str, dict[str, str]]:
+    """Our own names, each with the module that registers it: group -> name -> module."""
+    return {
+        group: {name: f"loopwright.{module}" for module, names in modules.items() for name in names}
+        for group, modules in _BUILTIN.items()
+    }
+
+
+class _Installed:
+    """Whether the plug-ins have been imported. The lock makes a second thread wait for all of them; the thread that
+    imports them may ask for names on the way, since a plug-in composes recipes if it likes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.begun = self.ended = False
+
+
+_installed = _Installed()
+
+
+def load_installed() -> None:
+    """Import what plug-ins register, once in a process; one that fails to is reported and left out."""
+    if _installed.ended:
+        return
+    with _installed.lock:
+        if _installed.begun:
+            return
+        _installed.begun = True
+        for entry in entry_points(group="loopwright.plugins"):
+            try:
+                entry.load()
+            except Exception as error:
+                log.warning("plug-in %s failed to load and is left out: %s", entry.name, error)
+        _installed.ended = True

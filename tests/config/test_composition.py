@@ -318,9 +318,8 @@ class TestEntryPoints:
         """What `entry_points` finds, and a registry that is read anew."""
         found: list[importlib.metadata.EntryPoint] = []
         monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == "loopwright.plugins" else [])
-        plugins.load_builtin.cache_clear()
-        yield found  # type: ignore[misc]
-        plugins.load_builtin.cache_clear()
+        monkeypatch.setattr(plugins, "_installed", plugins._Installed())
+        return found
 
     def test_an_installed_package_adds_parts(
         self, installed: list[importlib.metadata.EntryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,17 +15,17 @@ from loopwright.config.compose import compose
 from loopwright.config.durations import Duration
 from loopwright.config.identity import recipe_id
 from loopwright.config.keys import walk
-from loopwright.config.registry import _registry
+from loopwright.config.registry import names
 from loopwright.config.schema import Recipe, parse, plain
 from loopwright.errors import ConfigError
-from loopwright.plugins import load_builtin
+from loopwright.plugins import declared
 from loopwright.record.run import to_yaml
 from support.fuzz import examples
 
 EXAMPLES = examples(500)
 
-load_builtin()
-NAMES = sorted({name for choices in _registry.values() for name in choices} - {"python"})
+OFFERED = {group: names(group) for group in declared()}
+NAMES = sorted({name for offered in OFFERED.values() for name in offered} - {"python"})
 TORCH = ["SGD", "Adam", "RMSprop", "Rprop", "Adafactor", "LBFGS", "StepLR", "CyclicLR", "OneCycleLR", "ConstantLR"]
 TREES: list[dict[str, Any]] = [
     {"task": {"name": "regression", "data": data}, "optim": {"name": optim}, "schedule": schedule}
@@ -133,7 +133,7 @@ texts = st.one_of(
     st.builds("{}={}".format, st.sampled_from(KEYS), st.one_of(words, plain_numbers, values)),
     st.sampled_from(sorted(FIELDS[3])).flatmap(lambda key: st.builds(f"{key}={{}}".format, fitting(FIELDS[3][key]))),
     st.builds("{}{}".format, st.sampled_from(["~", "+", "++", ""]), st.sampled_from(KEYS)),
-    st.sampled_from([f"{group.replace('/', '.')}={name}" for group, choices in _registry.items() for name in choices]),
+    st.sampled_from([f"{group.replace('/', '.')}={name}" for group, offered in OFFERED.items() for name in offered]),
     st.text(alphabet="a.b=~+@/[]{}(),'\"$ 1é", max_size=10),
 )
 

@@ -24,7 +24,6 @@ DECLARED = {
 
 
 def test_every_declared_name_is_registered_by_its_module_and_nothing_else_is() -> None:
-    plugins.load_builtin()
     for group, name, module in sorted(DECLARED):
         import_module(module)
         assert lookup(group, name).__module__ == module, (group, name)
@@ -38,7 +37,6 @@ def test_every_declared_name_is_registered_by_its_module_and_nothing_else_is() -
 
 
 def test_a_declared_name_cannot_be_taken_before_it_is_imported() -> None:
-    plugins.load_builtin()
     with pytest.raises(ValueError, match=r"model 'gru' is already registered by loopwright\.models\.gru"):
 
         @register("model", "gru")

@@ -33,7 +33,6 @@ from loopwright.errors import ConfigError, DataError
 from loopwright.evaluation import evaluate_run
 from loopwright.optim.optimizers import TorchOptim
 from loopwright.optim.torch_schedules import TorchSchedule
-from loopwright.plugins import load_builtin
 from loopwright.report.settings import FamilySwitches
 from loopwright.seeds import SeedsOutcome, run_seeds
 from loopwright.streams import Streams
@@ -43,8 +42,6 @@ from loopwright.tasks.set_prediction.synthetic import make_history
 from support.cli import command
 from support.compare import timeless
 from support.launching import asked_of_ray, handed_in, started_here, times_started
-
-load_builtin()
 
 LINEAR = (
     "experiment=self_test",

@@ -11,7 +11,6 @@ from loopwright import compose
 from loopwright.config.compose import CHOICES, PACKAGED
 from loopwright.config.registry import names
 from loopwright.experiment import run
-from loopwright.plugins import load_builtin
 from loopwright.tasks.autoencoder.write import write_events
 
 EXPERIMENTS = sorted(path.stem for path in (PACKAGED / "experiment").glob("*.yaml"))
@@ -23,7 +22,6 @@ def group_of(path: Path) -> str:
 
 
 def test_every_group_file_is_a_choice_and_every_choice_has_a_file() -> None:
-    load_builtin()
     for group in CHOICES:
         files = {path.stem for path in FILES if group_of(path) == group}
         # A training from Python has parts that no file can name.

@@ -14,7 +14,6 @@ from loopwright.config.identity import differing_keys, recipe_id, run_id, shapes
 from loopwright.config.keys import walk
 from loopwright.config.registry import names
 from loopwright.config.schema import Recipe, parse, plain
-from loopwright.plugins import load_builtin
 
 CPU = torch.device("cpu")
 
@@ -81,7 +80,6 @@ def test_what_shapes_the_trajectory_changes_the_identity(override: str) -> None:
 
 def test_only_these_keys_are_not_of_the_trajectory() -> None:
     """A literal: a key added to the schema is of the trajectory unless it is listed here on purpose."""
-    load_builtin()
     trees = [{"task": {"name": "regression", "data": {"name": data}}} for data in names("task/data")]
     trees += [{"task": {"name": name}} for name in names("task")]
     found = {key for tree in trees for key, field, _ in walk(Recipe, tree) if not shapes_trajectory(field)}

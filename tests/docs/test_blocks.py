@@ -18,7 +18,6 @@ import yaml
 
 from loopwright.config import registry
 from loopwright.config.compose import compose
-from loopwright.plugins import load_builtin
 from loopwright.searches.resolving import resolve
 from loopwright.searches.study import read_study
 from loopwright.sweeps.expand import expand
@@ -90,7 +89,6 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOOPWRIGHT_RUNS", raising=False)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    load_builtin()
     registered, modules = copy.deepcopy(registry._registry), set(sys.modules)
     yield Session(tmp_path, monkeypatch, ELSEWHERE)
     for group, choices in registry._registry.items():

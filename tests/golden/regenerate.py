@@ -3,13 +3,15 @@
     python tests/golden/regenerate.py            (or: make golden)
 
 Bits depend on torch's version and on the processor: its vendor and family choose the kernels of the matrix libraries,
-its instruction set those of torch. These make the key. A commit that changes values says why. Values of other machines
+its instruction set those of torch. These make the key. A variable that asks a library for other kernels makes another
+processor of it, so it is in the key as well. A commit that changes values says why. Values of other machines
 cannot be computed here: where this machine's have changed, theirs are of another program and are removed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +32,15 @@ GIVEN = {
     "walks_anchor": ("task.evaluation.walks=2",),  # judging its walks takes a minute and moves no weight
     "autoencoder_events": ("task.data.path={file}",),
 }
+# Variables that choose the kernels of torch, MKL, oneDNN and OpenBLAS. None of them is set where values are written.
+KERNELS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
 EXPERIMENTS = tuple(sorted(path.stem for path in (PACKAGED / "experiment").glob("*.yaml")))
 
 Values = dict[str, Any]
@@ -41,11 +52,18 @@ def version() -> str:
 
 
 def key() -> str:
-    """This machine: torch's version, vendor and family of the processor, and the instruction set torch uses."""
+    """This machine: torch's version, vendor and family of the processor, the instruction set torch uses, and the
+    variables that choose other kernels than this processor's."""
     facts = numerics()
     name = facts["cpu"]["model_name"]
     vendor = next((vendor for vendor in ("AMD", "Intel") if vendor in name), name.split()[0])
-    return f"{version()}/{vendor}-{facts['cpu']['family'] or 'unknown'}-{facts['cpu_capability']}"
+    chosen = "".join(f"+{name}={value}" for name, value in chosen_kernels().items())
+    return f"{version()}/{vendor}-{facts['cpu']['family'] or 'unknown'}-{facts['cpu_capability']}{chosen}"
+
+
+def chosen_kernels() -> dict[str, str]:
+    """The variables of KERNELS that are set to something."""
+    return {name: os.environ[name] for name in KERNELS if os.environ.get(name)}
 
 
 def compute(experiment: str) -> Values:
@@ -104,6 +122,11 @@ def updated(
 
 
 def main() -> None:
+    if chosen := chosen_kernels():
+        settings = ", ".join(f"{name}={value}" for name, value in chosen.items())
+        raise SystemExit(
+            f"{settings}: golden values are those of the processor's own kernels; unset it and start again"
+        )
     here, held = key(), read()
     computed = {experiment: compute(experiment) for experiment in EXPERIMENTS}
     lines = differences(held.get(here, {}), computed)

@@ -2,6 +2,17 @@
 
 On a processor that has no key, the losses are compared with those of the same torch version to 1e-4, and the end of the
 report says so. A torch version without any key fails: `make golden` adds it.
+
+A spiking model is chaotic: where a membrane comes to its threshold within a rounding, other kernels give a spike more or
+less, and the losses part. On a processor without a key its first steps are held as the others' are, and the later ones to
+1e-2. Measured with other kernels of torch, MKL and oneDNN (ATEN_CPU_CAPABILITY=default, MKL_CBWR=COMPATIBLE,
+ONEDNN_MAX_CPU_ISA=SSE41, and these together), and with a rounding put on every output of a linear layer, largest relative
+difference of a loss:
+
+    step                          1      2      5      10     20     (the largest of the twenty)
+    spiking_mlp_baseline          0      0      2e-4   1e-3   1e-3   2e-3
+    spiking_transformer_baseline  6e-6   1e-4   5e-4   1e-3   7e-4   1e-3
+    the 12 others                                                    3e-7
 """
 
 from __future__ import annotations
@@ -10,9 +21,13 @@ from collections.abc import Callable
 
 import pytest
 
-from golden.regenerate import EXPERIMENTS, SHOWN, Values, compute, differences, key, read, updated, version
+from golden import regenerate
+from golden.regenerate import EXPERIMENTS, KERNELS, SHOWN, Values, compute, differences, key, read, updated, version
 
 TOLERANCE = 1e-4
+# The chaotic ones: how many steps are held to TOLERANCE where there is no key, and how far the later ones may be.
+FIRST_STEPS = {"spiking_mlp_baseline": 2, "spiking_transformer_baseline": 1}
+LATER_TOLERANCE = 1e-2
 
 
 def judge(experiment: str, here: str, held: dict[str, dict[str, Values]], found: Values) -> str | None:
@@ -27,8 +42,12 @@ def judge(experiment: str, here: str, held: dict[str, dict[str, Values]], found:
     for name, values in relatives.items():
         for step, loss in found["losses"].items():
             expected = float.fromhex(values[experiment]["losses"][step])
-            assert float.fromhex(loss) == pytest.approx(expected, rel=TOLERANCE), f"step {step}, against {name}"
-    return f"golden: {here} has no key, so losses were compared to {TOLERANCE:g} only (with {', '.join(relatives)})"
+            near = TOLERANCE if int(step) <= FIRST_STEPS.get(experiment, int(step)) else LATER_TOLERANCE
+            assert float.fromhex(loss) == pytest.approx(expected, rel=near), f"step {step}, against {name}"
+    return (
+        f"golden: {here} has no key, so losses were compared to {TOLERANCE:g} only, those of spiking models after their "
+        f"first steps to {LATER_TOLERANCE:g} (with {', '.join(relatives)})"
+    )
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -73,6 +92,24 @@ def test_another_processor_is_compared_with_a_tolerance_and_said(found: Values) 
         judge("gru_baseline", "t-1/A", held, found)
 
 
+def test_a_chaotic_experiment_is_held_to_its_first_steps_where_there_is_no_key(found: Values) -> None:
+    def moved(factors: dict[str, float]) -> Values:
+        losses = {step: (float.fromhex(loss) * factors.get(step, 1.0)).hex() for step, loss in found["losses"].items()}
+        return {**found, "losses": losses}
+
+    for experiment, steps in FIRST_STEPS.items():
+        assert experiment in EXPERIMENTS and steps in SHOWN
+        held = {"t-1/A": {experiment: found}}
+        parted = {str(step): 1 + 2e-3 for step in SHOWN if step > steps}
+        assert judge(experiment, "t-1/B", held, moved(parted)) is not None
+        with pytest.raises(AssertionError, match=f"step {steps}, against"):
+            judge(experiment, "t-1/B", held, moved({str(steps): 1 + 1e-3}))
+        with pytest.raises(AssertionError, match="step 20, against"):
+            judge(experiment, "t-1/B", held, moved({"20": 1.02}))
+        with pytest.raises(AssertionError, match="loss of step 20"):
+            judge(experiment, "t-1/A", held, moved({"20": 1 + 1e-6}))  # a processor with a key is held to the bit
+
+
 def test_changed_values_take_those_of_other_machines_with_them(found: Values) -> None:
     held = {"t-1/A": {"self_test": found}, "t-1/B": {"self_test": found}}
     changed = {"self_test": {**found, "weights_sha256": "0" * 64}}
@@ -84,3 +121,16 @@ def test_changed_values_take_those_of_other_machines_with_them(found: Values) ->
 
 def test_the_key_names_version_and_processor() -> None:
     assert key().startswith(version() + "/") and len(key().split("/")[1].split("-")) >= 3
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_variable_that_chooses_kernels_makes_another_processor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in KERNELS:
+        monkeypatch.delenv(other, raising=False)
+    own = key()
+    monkeypatch.setenv(name, "")
+    assert key() == own
+    monkeypatch.setenv(name, "COMPATIBLE")
+    assert key() == f"{own}+{name}=COMPATIBLE"
+    with pytest.raises(SystemExit, match=f"{name}=COMPATIBLE: golden values are those of the processor's own"):
+        regenerate.main()

@@ -18,10 +18,7 @@ from loopwright.config.schema import parse
 from loopwright.engine.outcome import EXIT_CODES, Outcome
 from loopwright.errors import ConfigError, LoopwrightError
 from loopwright.experiment import run
-from loopwright.plugins import load_builtin
 from support.fuzz import examples
-
-load_builtin()
 
 small = st.integers(1, 5)
 share = st.sampled_from([0, 0.1, 0.5, 0.9, 1, 0.999999])

@@ -198,18 +198,39 @@ def test_patience_and_gate(tmp_path: Path) -> None:
     assert again(recorded(tmp_path / "b", stop={"gate": {"loss": 1e9}})).num_steps == 6
 
 
-def test_a_child_is_replayed_from_its_parents_checkpoint(tmp_path: Path) -> None:
-    parent = recorded(tmp_path)
-    child = Path(resume(parent, "train.epochs=5", allow_import=ALLOWED).run or "")
+@pytest.mark.parametrize(
+    ("task", "lr", "best"),
+    [
+        (
+            "Plain",
+            0.01,
+            5,
+        ),  # steps this short lead no weight past its target: every epoch is better than the one before
+        ("Plain", 100.0, 3),  # steps this long make everything worse, so the parent's last epoch stays the best
+        ("Noisy", 0.05, None),  # whichever it is
+    ],
+)
+def test_a_child_is_replayed_from_its_parents_checkpoint(
+    tmp_path: Path, task: str, lr: float, best: int | None
+) -> None:
+    parent = recorded(tmp_path, task, optim={"name": "adam", "lr": 0.05 if best is None else 0.01})
+    outcome = resume(parent, "train.epochs=5", f"optim.lr={lr}", allow_import=ALLOWED)
+    child = Path(outcome.run or "")
+    assert outcome.best is not None and best in (outcome.best["epoch"], None)
     found = again(child)
     assert found.identical
     assert (found.num_steps, found.num_rows, found.first_step, found.last_step) == (12, 2, 19, 30)
     assert f"those of {parent.resolve()}" in found.notes[0]
-    grandchild = Path(resume(child, "train.epochs=6", "optim.lr=0.01", allow_import=ALLOWED).run or "")
+    grandchild = Path(resume(child, "train.epochs=6", "optim.lr=0.02", allow_import=ALLOWED).run or "")
     shutil.rmtree(parent)
     assert again(grandchild).num_steps == 6
-    with pytest.raises(RunError, match=r"a child of .* began from its checkpoint of step 18, which is no longer there"):
-        again(child)
+    if outcome.best["epoch"] == 3:
+        # The checkpoint it began from holds its best weights: it has a copy of its own, and needs its parent no longer.
+        assert again(child).identical
+    else:
+        gone = r"a child of .* began from its checkpoint of step 18, which is no longer there"
+        with pytest.raises(RunError, match=gone):
+            again(child)
 
 
 def test_a_run_in_use_is_not_verified(tmp_path: Path) -> None:

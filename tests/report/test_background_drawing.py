@@ -24,7 +24,7 @@ SMALL = ("experiment=self_test", "task.data.rows=60", "model.hidden=[4]", "train
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A drawing that takes longer than a scheduler would wait."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(999)"])
     monkeypatch.setattr(background, "_drawing", [background.Drawing(process, tmp_path)])
     monkeypatch.setattr(background, "_left_alone", [])
     yield process
@@ -44,7 +44,7 @@ def test_the_figures_of_another_run_are_not_waited_for(slow: subprocess.Popen[by
     """Ten short trainings in one process do not queue for their figures."""
     drawing = background.draw_later(record(tmp_path / "run"), ["losses"])
     assert drawing is not None and slow.poll() is None and len(background._drawing) == 2
-    drawing.wait(60)
+    drawing.wait(240)
     assert (tmp_path / "run" / "figures" / "losses.svg").exists()
     background.leave()
 
@@ -65,7 +65,7 @@ def test_a_drawing_whose_end_somebody_else_asked_for_has_ended(tmp_path: Path) -
     process = subprocess.Popen([sys.executable, "-c", ""])
     drawing = background.Drawing(process, tmp_path)
     os.waitpid(process.pid, 0)
-    drawing.wait(60)
+    drawing.wait(240)
     assert drawing.cpu_seconds() == 0.0
 
 

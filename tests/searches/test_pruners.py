@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from loopwright.config.problems import lines
 from loopwright.config.registry import names
 from loopwright.errors import ConfigError
-from loopwright.plugins import load_builtin
 from loopwright.searches.pfl import PFLPruner
 from loopwright.searches.pruners import PRUNER, Extent, PrunerSettings, WilcoxonSettings
 from loopwright.searches.wilcoxon import SeedsWilcoxonPruner
@@ -31,7 +30,6 @@ def kept(pruner: Any) -> dict[str, Any]:
 
 
 def test_every_pruner_is_built_by_its_name() -> None:
-    load_builtin()
     assert names("pruner", PrunerSettings) == ["hyperband", "median", "none", "pfl", "wilcoxon"]
     extent = Extent(20, 10)
     built = {name: settings(name).build(extent) for name in names("pruner", PrunerSettings)}

@@ -124,7 +124,7 @@ class Session:
         file = block.option("file")
         if file is not None:
             self._write(file, block.text)
-            checked = subprocess.run(["bash", "-n", self.here / file], capture_output=True, text=True, timeout=30)
+            checked = subprocess.run(["bash", "-n", self.here / file], capture_output=True, text=True, timeout=120)
             assert checked.returncode == 0, f"{block}: {checked.stderr}"
             lines = [line.removeprefix("srun ") for line in lines if re.match(r"(srun )?loopwright ", line)]
         assert lines, f"{block}: no command"
@@ -141,7 +141,7 @@ class Session:
                 self._captured(lambda: runpy.run_path(str(self.here / words[1]), run_name="__main__"))  # noqa: B023
             else:
                 assert words[0] in _LOOKING, f"{block}: {line!r} is not a command that this test knows"
-                done = subprocess.run(["sh", "-c", line], cwd=self.here, capture_output=True, text=True, timeout=30)
+                done = subprocess.run(["sh", "-c", line], cwd=self.here, capture_output=True, text=True, timeout=120)
                 assert done.returncode == wanted, f"{block}: {line!r} exits with {done.returncode}: {done.stderr}"
                 self.shown += (done.stdout + done.stderr).splitlines()
 

@@ -13,11 +13,8 @@ from loopwright.config.schema import Recipe, parse
 from loopwright.data.tensors import TensorLoader
 from loopwright.engine.task import Split
 from loopwright.models.autoencoder.parts import TokenShape
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams
 from loopwright.tasks.autoencoder.data import TokenData, TokenSamples
-
-load_builtin()
 
 SHAPE = TokenShape(num_tokens=5, num_features=3, num_types=4, num_globals=2)
 SIZES: dict[Split, int] = {"train": 44, "val": 20, "test": 12}

@@ -82,7 +82,9 @@ def in_tensorboard(run: Path) -> tuple[Series, dict[str, str]]:
 def in_wandb(run: Path) -> tuple[Series, dict[str, Any], dict[str, Any]]:
     """Every point, the recipe and the summary in the one offline file of W&B; read by a process, since W&B patches print."""
     (path,) = (run / "trackers" / "wandb").glob("offline-run-*/*.wandb")
-    done = subprocess.run([sys.executable, __file__, str(path)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, __file__, str(path)], capture_output=True, text=True, check=True, timeout=240
+    )
     told = json.loads(done.stdout)
     series: Series = {}
     for row in told["history"]:

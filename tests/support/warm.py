@@ -121,9 +121,9 @@ def _serve() -> None:
         importlib.import_module(module)
     for module in ("loopwright.api", "loopwright.rehearsal", "loopwright.resuming", "support.tasks", "torch.optim"):
         importlib.import_module(module)
-    from loopwright.plugins import load_builtin
+    from loopwright.plugins import load_installed
 
-    load_builtin()
+    load_installed()
     warnings.simplefilter(
         "ignore", DeprecationWarning
     )  # forking beside torch's idle threads; every child starts its own

@@ -220,21 +220,21 @@ def test_the_script_of_a_task(pool: Path) -> None:
         return subprocess.Popen([folder / "task.sh", str(index), f"12.{index}"])
 
     first, asked, stopped, killed = (task(index) for index in range(4))
-    assert first.wait(30) == 4
+    assert first.wait(120) == 4
     assert (folder / "exit" / "0").read_text() == "4\n"
     assert (pool / "logs" / "1.log").read_text() == "ended with 4\n"
     assert (pool / "file 1").read_text() == "start condor 12.0\nportion\n"
-    assert stopped.wait(30) == 0
+    assert stopped.wait(120) == 0
     assert (folder / "exit" / "2").read_text() == "75\n" and not (pool / "file 3").exists()
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not all(path.exists() and "portion" in path.read_text() for path in (pool / "file 2", pool / "file 4")):
         assert time.monotonic() < limit
         time.sleep(0.02)
     asked.send_signal(signal.SIGTERM)
     (child,) = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
     os.kill(int(child), signal.SIGKILL)
-    assert killed.wait(30) == 137 and (folder / "exit" / "3").read_text() == "137\n"
-    assert asked.wait(30) == 75
+    assert killed.wait(120) == 137 and (folder / "exit" / "3").read_text() == "137\n"
+    assert asked.wait(120) == 75
     assert not (folder / "exit" / "1").exists()  # it comes back
     assert {state.code for state in started.poll().values() if state.phase == "ended"} == set()  # the pool has the word
 

@@ -16,18 +16,12 @@ from loopwright.engine.evaluate import evaluate
 from loopwright.engine.task import Task
 from loopwright.hooks.views import NUM_SAMPLES, views
 from loopwright.models.base import SequenceModel, TokenModel
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams
 from loopwright.tasks.confusion import confusion
 from loopwright.tasks.overfit import Overfit
 from loopwright.tasks.set_prediction.chance import LEVEL, chance_interval, chance_table
 
 STREAMS, CPU = Streams(7), torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _names() -> None:
-    load_builtin()
 
 
 def build(task: str, model: Any = "mlp", **tree: Any) -> Task:

@@ -18,15 +18,12 @@ from loopwright.models.autoencoder.latents import NoLatent, Unchanged
 from loopwright.models.autoencoder.mlp import MLPEncoder
 from loopwright.models.autoencoder.parts import Coded, Encoder, Latent, Space, TokenShape
 from loopwright.models.base import Noise, SequenceModel, TokenModel, VectorModel
-from loopwright.plugins import load_builtin
 from loopwright.streams import global_state
 from loopwright.tasks.regression.data import Linear, Table, TableData
 from loopwright.tasks.regression.losses import Criterion, LossConfig, Targets
 from loopwright.testing import check_data, check_encoder, check_latent, check_loss, check_model, check_task
 from loopwright.testing.samples import Tokens
 from support.tasks import Config, EmaConfig, GanConfig, NoisyConfig, ParameterlessConfig, Plain
-
-load_builtin()
 
 
 @pytest.mark.parametrize("config", [NoisyConfig, GanConfig, ParameterlessConfig, EmaConfig])

@@ -24,7 +24,6 @@ from loopwright.config.overrides import Assignment, parse_override
 from loopwright.config.registry import import_module, imports_allowed, nearest
 from loopwright.config.schema import Recipe, parse
 from loopwright.errors import ConfigError, UserError
-from loopwright.plugins import load_builtin
 
 DEFAULT_EXPERIMENT = "regression_diabetes"
 
@@ -77,7 +76,6 @@ class Composer:
         allow_import: Iterable[str] = (),
         below: Mapping[str, Any] | None = None,
     ) -> None:
-        load_builtin()
         self.groups = Groups.below(config_dir)
         self._below = dict(below or {})
         self._allowed = tuple(allow_import)

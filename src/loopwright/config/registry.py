@@ -4,7 +4,8 @@ A choice is a frozen configuration class with a `name` field and a `build(...)` 
 number of inputs) are arguments of `build`, never fields. `Choice(group)` is the annotation for a key that takes one.
 
 Our own names are declared with the module that holds them, which is imported when the name is asked for: a run of one
-task does not pay for the others.
+task does not pay for the others. What installed packages add is imported when the first name is asked for, whoever asks:
+no caller has to prepare anything.
 
 A name may also be an import path, `package.module:Class`, of a class that declares `name: str`. It is only followed
 where `imports_allowed` permits its package: always for what the user writes, never for a recorded recipe by itself.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ from pydantic import PlainValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
 from loopwright.config.node import Node
+from loopwright.plugins import declared, load_installed
 
 _registry: dict[str, dict[str, type[Node]]] = {}
-# Names whose module has not been imported yet, or has: group -> name -> module.
-_declared: dict[str, dict[str, str]] = {}
+# Our own names, whether their module has been imported yet or not: group -> name -> module.
+_declared = declared()
 # None: every import path may be followed; otherwise the packages that may.
 _allowed: ContextVar[frozenset[str] | None] = ContextVar("imports_allowed", default=frozenset())
 Aliases = Callable[[str], type[Node] | None]
@@ -55,11 +57,6 @@ def register(group: str, name: str) -> Callable[[N], N]:
     return add
 
 
-def declare(group: str, modules: Mapping[str, str]) -> None:
-    """Say which module registers each of these names, without importing it yet."""
-    _declared.setdefault(group, {}).update(modules)
-
-
 def names(group: str, base: type[Node] = Node) -> list[str]:
     """The names a group offers (those whose class derives from `base`), sorted. Imports the group's modules."""
     return sorted(name for name in _known(group) if issubclass(lookup(group, name), base))
@@ -67,6 +64,7 @@ def names(group: str, base: type[Node] = Node) -> list[str]:
 
 def lookup(group: str, name: str) -> type[Node]:
     """The class behind a name, its module imported. Raises KeyError."""
+    load_installed()
     registered = _registry.setdefault(group, {})
     if name not in registered:
         importlib.import_module(_declared[group][name])
@@ -74,6 +72,7 @@ def lookup(group: str, name: str) -> type[Node]:
 
 
 def _known(group: str) -> set[str]:
+    load_installed()
     return {*_declared.get(group, {}), *_registry.get(group, {})}
 
 

@@ -10,7 +10,6 @@ from loopwright import clock
 from loopwright.config.durations import Duration
 from loopwright.engine.hooks import Hook
 from loopwright.errors import RunError
-from loopwright.plugins import load_builtin
 from loopwright.proof.kill import kill_and_resume
 from loopwright.proof.recorded import Given, Recorded, recorded_run
 from loopwright.proof.replay import replay, scratch
@@ -66,7 +65,6 @@ def verify_pair(
     began = clock.monotonic()
     if left.resolve() == right.resolve():
         raise RunError(f"{left} and {right} are one run; name another, or verify this one alone")
-    load_builtin()  # which keys shape a trajectory is known by the parts that a recipe names
     compared = compare_runs(left, right)
     something(compared, 0, left)
     verdict = Verdict(

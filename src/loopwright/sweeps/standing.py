@@ -11,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 from loopwright.config.node import frozen
 from loopwright.config.registry import imports_allowed
 from loopwright.errors import LoopwrightError, RunError
-from loopwright.plugins import load_builtin
 from loopwright.sweeps.directory import SweepDirectory
 from loopwright.sweeps.entry import Entry
 from loopwright.sweeps.launcher import JobState
@@ -39,7 +38,6 @@ def find_sweep(given: str, root: Path) -> SweepDirectory:
 
 def launcher_settings(directory: SweepDirectory, allow_import: Iterable[str] = ()) -> LauncherSettings | None:
     """The launcher that the sweep was last started with; None where it cannot be had here."""
-    load_builtin()
     recorded = next(iter(directory.points().values()), {}).get("recipe", {}).get("launcher")
     with imports_allowed(allow_import), suppress(ValidationError, TypeError):
         settings: LauncherSettings = TypeAdapter(LAUNCHER).validate_python(frozen(recorded))

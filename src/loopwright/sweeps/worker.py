@@ -18,7 +18,7 @@ from loopwright.sweeps.noting import Trained, noted
 
 # What the processes of all points import: once, where they are forked. Nothing that brings threads of its own (polars),
 # for those do not survive a fork.
-IMPORTS = ("torch", "loopwright.experiment", "loopwright.config.compose", "loopwright.console", "loopwright.plugins")
+IMPORTS = ("torch", "loopwright.experiment", "loopwright.config.compose", "loopwright.console")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,7 +16,6 @@ from loopwright.config.node import Node
 from loopwright.engine.evaluate import evaluating
 from loopwright.engine.weights import content_hash
 from loopwright.models.base import SequenceModel, TokenModel, VectorModel
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams
 from loopwright.tasks.autoencoder.data import TokenData
 from loopwright.tasks.regression.data import TableData
@@ -33,7 +32,6 @@ def check_model(model: Node | None) -> None:
 
     A token model is checked for looking ahead, too: logits at t may not depend on tokens after t.
     """
-    load_builtin()
     if isinstance(model, VectorModel):
         _check_module(_built(lambda: model.build(4, 2)), _normal(6, 4), (6, 2))
         check_task(task_config("regression", data={"name": "linear", "rows": 60, "features": 4}), model)

@@ -28,7 +28,6 @@ from loopwright.engine.task import At, Loader, Task
 from loopwright.engine.weights import content_hash
 from loopwright.experiment import run
 from loopwright.models.base import SequenceModel
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams, global_state, isolated
 from loopwright.tasks.base import TaskConfig
 from loopwright.testing.compare import differences
@@ -57,7 +56,6 @@ def check_task(task: TaskConfig | Recipe, model: Node | str | None = None) -> No
 
 def short_recipe(task: TaskConfig | Recipe, model: Node | str | None = None) -> Recipe:
     """The recipe of a check: on a CPU, two epochs of about five steps, nothing that ends it early, no figures."""
-    load_builtin()
     if isinstance(task, Recipe):
         tree = {name: getattr(task, name) for name in ("task", "model", "optim", "schedule", "seed", "train")}
     else:
@@ -78,7 +76,6 @@ def short_recipe(task: TaskConfig | Recipe, model: Node | str | None = None) -> 
 
 def task_config(name: str, **keys: Any) -> TaskConfig:
     """The configuration of one of our tasks, other keys than these at their defaults."""
-    load_builtin()
     made = lookup("task", name).model_validate({"name": name, **keys})
     assert isinstance(made, TaskConfig)
     return made

@@ -16,10 +16,7 @@ from loopwright.models.autoencoder.mlp import MLPDecoder, MLPEncoder
 from loopwright.models.autoencoder.parts import TokenShape
 from loopwright.models.autoencoder.pooling import mean_of_real
 from loopwright.models.base import Noise
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams
-
-load_builtin()
 
 SHAPE = TokenShape(num_tokens=7, num_features=4, num_types=5, num_globals=2)
 WIDTH = 6

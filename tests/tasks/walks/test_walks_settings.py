@@ -8,12 +8,10 @@ from loopwright.api import compose
 from loopwright.config.registry import lookup
 from loopwright.errors import ConfigError
 from loopwright.models.base import TokenModel
-from loopwright.plugins import load_builtin
 from loopwright.tasks.walks.settings import WalksData
 
 
 def test_it_is_registered_with_the_defaults_of_the_original_size() -> None:
-    load_builtin()
     config = lookup("task", "walks")()
     assert config.models is TokenModel and config.default_model == "transformer"
     assert (config.monitor, config.ties) == ("rule_compliance", ("edge_compliance",))

@@ -19,7 +19,6 @@ from loopwright.engine.evaluate import evaluate
 from loopwright.engine.task import At
 from loopwright.experiment import run
 from loopwright.models.transformer import TransformerConfig
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams
 from loopwright.tasks.walks.corpus import corpora, items
 from loopwright.tasks.walks.settings import WalksEvaluation
@@ -150,7 +149,6 @@ def test_evaluating_again_gives_the_same_and_leaves_the_task_as_it_was() -> None
 
 
 def recipe(**tree: Any) -> Any:
-    load_builtin()
     data = tiny_data().model_dump()
     return parse(
         {
