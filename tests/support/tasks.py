@@ -22,7 +22,6 @@ from loopwright.data.tensors import TensorLoader
 from loopwright.engine.loss import Loss
 from loopwright.engine.task import At, Direction, Split, Sums, Task
 from loopwright.models.dropout import Dropout
-from loopwright.plugins import load_builtin
 from loopwright.streams import Streams
 from loopwright.tasks.base import TaskConfig
 
@@ -31,7 +30,6 @@ SIZES: dict[Split, int] = {"train": 22, "val": 10, "test": 6}
 
 def recipe(task: str = "Noisy", **tree: Any) -> Recipe:
     """A recipe of one of these tasks: 22 samples in batches of 4 are 6 steps an epoch, the last batch a short one."""
-    load_builtin()
     given = tree.pop("task", {})
     defaults = {"task": {"name": f"support.tasks:{task}Config", **given}, "device": "cpu", "plots": "none", "seed": 3}
     train = {"epochs": 3, "batch_size": 4, **tree.pop("train", {})}
