@@ -85,7 +85,7 @@ def test_what_differs_is_found(tmp_path: Path) -> None:
     other[1][3] += 1
     found = again(run, net, train=other)
     assert found.exit_code == 3 and found.divergence is not None and found.divergence.epoch == 1
-    assert "data: their content has another hash" in found.causes
+    assert "the training data: `[1]` has other content" in found.causes
     found = verify(run, model=net, loss=nn.L1Loss(), metrics={"mae": mae}, **DATA)
     assert found.divergence is not None and (found.divergence.step, found.divergence.what) == (1, "loss")
     assert "the loss: was MSELoss, is now L1Loss" in found.causes
