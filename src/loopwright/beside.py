@@ -15,5 +15,5 @@ def module(name: str, *arguments: str) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, in which `module` finds the package that runs now, with `more` on top."""
     package = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, **more}
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # an empty part of it is the current folder
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, *filter(None, given)]), **more}

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
+    IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
+import loopwright
 from loopwright.data.loaders import MapLoader, ReplayedLoader, make_loader, num_rows
 from loopwright.data.tensors import TensorLoader
 from loopwright.streams import Streams, global_state
+from support.interruptions import Signal
 from support.tasks import Augmented, EveryOther, Streamed
 
 CPU = torch.device("cpu")
@@ -285,3 +294,183 @@ def test_data_that_cannot_be_used(given: Any, message: str) -> None:
 def test_the_rows_of_a_batch_whatever_it_is_nested_in() -> None:
     x = torch.zeros(7, 2)
     assert [num_rows(batch) for batch in (x, (x[:3], x), [{"a": x}], {"a": x, "b": x})] == [7] * 4
+
+
+def order_of(epoch: int, seed: int = 7) -> list[int]:
+    return torch.randperm(22, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+
+
+class Counting(Sampler[int]):
+    """The usual pattern: an order by seed and epoch, the epoch counted by the sampler itself."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return 22
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(order_of(self.epoch - 1))
+
+
+class Told(Counting):
+    """One that is told, and keeps the epoch under another name."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.now = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(order_of(self.now))
+
+
+EPOCHS: dict[str, Callable[[], dict[str, Any]]] = {
+    "counting": lambda: {"batch_size": 4, "sampler": Counting()},
+    "told": lambda: {"batch_size": 4, "sampler": Told()},
+    "inside a batch sampler": lambda: {"batch_sampler": BatchSampler(Told(), 4, False)},
+    "workers": lambda: {"batch_size": 4, "sampler": Counting(), "num_workers": 2},
+}
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+def test_a_sampler_is_told_the_epoch_and_a_resume_gives_the_same_rows(name: str) -> None:
+    def loader() -> Any:
+        return load(DataLoader(Numbers(22), **EPOCHS[name]()))
+
+    one = loader()
+    assert [flat(rows(one, epoch)) for epoch in (0, 1, 2, 0)] == [order_of(epoch) for epoch in (0, 1, 2, 0)]
+    assert flat(rows(loader(), 2, 3)) == order_of(2)[12:]
+
+
+def test_the_distributed_sampler_has_another_order_in_every_epoch() -> None:
+    def loader() -> Any:
+        return load(DataLoader(Numbers(22), batch_size=4, sampler=DistributedSampler(range(22), 1, 0, seed=7)))  # type: ignore[arg-type]
+
+    one = loader()
+    assert [flat(rows(one, epoch)) for epoch in range(3)] == [order_of(epoch) for epoch in range(3)]
+    assert flat(rows(loader(), 1, 2)) == order_of(1)[8:]
+
+
+class Holding(Sampler[int]):
+    """Draws from a generator that it holds under a name of its own."""
+
+    def __init__(self, kind: str) -> None:
+        made = {
+            "torch": lambda: torch.Generator().manual_seed(5),
+            "numpy": lambda: np.random.default_rng(5),
+            "mt": lambda: np.random.Generator(np.random.MT19937(5)),
+            "old numpy": lambda: np.random.RandomState(5),
+            "python": lambda: random.Random(5),
+        }
+        self.kind, self.mine = kind, made[kind]()
+
+    def __len__(self) -> int:
+        return 22
+
+    def __iter__(self) -> Iterator[int]:
+        if self.kind == "torch":
+            return iter(torch.randperm(22, generator=self.mine).tolist())
+        if self.kind == "python":
+            return iter(self.mine.sample(range(22), 22))
+        return iter(self.mine.permutation(22).tolist())
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "mt", "old numpy", "python"])
+def test_generators_that_a_sampler_holds_stand_at_an_address(kind: str) -> None:
+    def loader(seed: int = 1) -> Any:
+        return load(DataLoader(Numbers(22), batch_size=4, sampler=Holding(kind)), seed=seed)
+
+    one = loader()
+    epochs = [flat(rows(one, epoch)) for epoch in range(3)]
+    assert len({str(epoch) for epoch in epochs}) == 3 and all(sorted(epoch) == list(range(22)) for epoch in epochs)
+    assert flat(rows(loader(), 2, 3)) == epochs[2][12:] and flat(rows(loader(2), 2)) != epochs[2]
+
+
+def test_a_sampler_that_counts_elsewhere_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Elsewhere(Counting):
+        def __init__(self) -> None:
+            self.turn = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.turn += 1
+            return iter(order_of(self.turn))
+
+    one = load(DataLoader(Numbers(22), batch_size=4, sampler=Elsewhere()))
+    caplog.clear()
+    rows(one, 0), rows(one, 1)
+    assert caplog.messages == [
+        "Elsewhere changes its turn from epoch to epoch, which no resume can restore; give it set_epoch(epoch), or call the "
+        "counter `epoch`"
+    ]
+    caplog.clear()
+    rows(load(DataLoader(Numbers(22), batch_size=4, sampler=Counting())), 0)
+    assert not caplog.messages
+
+
+class Curriculum(Numbers):
+    """Items that depend on the epoch."""
+
+    now = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.now = epoch
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(index + 100 * self.now)
+
+
+class Attributed(Numbers):
+    epoch = 0
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(index + 100 * self.epoch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "data", [Curriculum(22), Attributed(22), Subset(Attributed(22), range(22))], ids=lambda d: type(d).__name__
+)
+def test_a_dataset_is_told_the_epoch_also_in_workers_that_outlive_one(data: Any, workers: int) -> None:
+    loader = load(DataLoader(data, batch_size=11, num_workers=workers))
+    for epoch in (0, 1, 2, 1):
+        assert flat(rows(loader, epoch)) == [100 * epoch + index for index in range(22)]
+
+
+class Shards(IterableDataset[torch.Tensor]):
+    """Counts its passes, and draws from a generator that it holds."""
+
+    def __init__(self) -> None:
+        self.epoch, self.rng = 0, np.random.default_rng(3)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        self.epoch += 1
+        return (torch.tensor(100 * self.epoch + int(i)) for i in self.rng.permutation(8))
+
+
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 1}, {"num_workers": 1, "persistent_workers": True}], ids=str)
+def test_an_iterable_dataset_is_told_the_epoch(workers: dict[str, Any]) -> None:
+    one, again = (load(DataLoader(Shards(), batch_size=4, **workers)) for _ in range(2))
+    assert len(one) == 2
+    epochs = [flat(rows(one, epoch)) for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [[100 * (e + 1) + i for i in range(8)] for e in range(3)]
+    assert len({str([row % 100 for row in epoch]) for epoch in epochs}) == 3
+    assert flat(rows(again, 2, 1)) == epochs[2][4:]
+
+
+def test_a_training_with_a_counting_sampler_resumes_exactly(tmp_path: Path) -> None:
+    x = torch.linspace(-1, 1, 66).reshape(22, 3)
+    data = TensorDataset(x, x.sum(1, keepdim=True).sin())
+
+    def train(out: str, *hooks: Any) -> Any:
+        loader = DataLoader(data, 4, sampler=Counting())
+        return loopwright.fit(
+            lambda: nn.Linear(3, 1), nn.MSELoss(), train=loader, epochs=3, lr=0.1, out=tmp_path / out, resume=True,
+            hooks=hooks, plots="none", record={"code": False},
+        )  # fmt: skip
+
+    whole = train("whole")
+    assert train("cut", Signal(8)).status == "interrupted"  # the second batch of the second epoch
+    assert train("cut").weights_sha256 == whole.weights_sha256

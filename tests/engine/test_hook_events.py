@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+import loopwright
 from loopwright import clock
-from loopwright.engine.hooks import EVENTS, Hook, Info, every
+from loopwright.engine.hooks import EVENTS, Hook, Hooks, Info, every
 from loopwright.engine.loss import Loss
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.task import At
@@ -248,3 +249,116 @@ def test_a_hook_that_draws_random_numbers_changes_nothing(tmp_path: Path) -> Non
     wanted = recipe(record={"checkpoint_every": "2 steps"})
     plain = run(wanted, out=tmp_path / "plain")
     assert_same(plain.run, run(wanted, out=tmp_path / "drawn", hooks=[Gambler(), every(2, Gambler())]).run)
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+class Meddler(Hook):
+    """Does everything that a training would notice, and that an observer may do for a look at the model."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def meddle(self, event: str, info: Info) -> None:
+        self.events.append(event)
+        info.model(torch.ones(4, 3, dtype=torch.float32))  # moves BatchNorm's statistics, draws for dropout
+        info.model.eval()
+        info.model.requires_grad_(False)
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(3)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.benchmark = True
+
+
+for each in EVENTS:
+    setattr(Meddler, each, lambda self, info, event=each: self.meddle(event, info))
+
+
+def standing(model: nn.Module) -> list[Any]:
+    """Everything of a training's surroundings that a hook must leave as it is."""
+    return [
+        [module.training for module in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        [(id(b), b.tolist()) for b in model.buffers()],
+        [p.tolist() for p in model.parameters()],
+        (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()),
+        (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
+        (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark),
+    ]
+
+
+def told(model: nn.Module) -> Info:
+    return Info(1, 1, 1, 1, 1, 0.0, "loss", model, None, None)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_after_every_event_everything_stands_as_before(event: str, wrapped: bool) -> None:
+    model, meddler = small(), Meddler()
+    model[1].eval()  # as the task wants it, and its parent in training mode
+    model[0].bias.requires_grad_(False)
+    hooks = Hooks([every(1, meddler) if wrapped else meddler])
+    before = standing(model)
+    for _ in range(2):
+        if event == "on_step_end":
+            hooks.emit_step(1, lambda: told(model))
+        else:
+            hooks.emit(event, lambda: told(model))
+        assert standing(model) == before
+    assert meddler.events == [event] * 2
+
+
+def test_a_buffer_that_a_hook_replaces_by_a_forward_is_back() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.tensor(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = self.seen + len(x)
+            return x
+
+    class Looks(Hook):
+        def on_step_end(self, info: Info) -> None:
+            info.model(torch.ones(5))
+            assert info.model.seen == 5
+
+    model = Counts()
+    seen = model.seen
+    for _ in range(2):
+        Hooks([Looks()]).emit_step(1, lambda: told(model))
+        assert model.seen is seen and model.seen == 0
+
+
+def test_a_hook_that_fails_leaves_everything_as_it_was() -> None:
+    class Breaks(Meddler):
+        def on_step_end(self, info: Info) -> None:
+            self.meddle("on_step_end", info)
+            raise OSError("broken")
+
+    model = small()
+    before = standing(model)
+    with pytest.raises(OSError, match="broken"):
+        Hooks([Breaks()]).emit_step(1, lambda: told(model))
+    assert standing(model) == before
+
+
+def test_a_meddling_hook_leaves_the_training_unchanged() -> None:
+    x = torch.linspace(-1, 1, 60).reshape(20, 3)
+    given = {"train": (x, x.sum(1, keepdim=True)), "val": (x, x.sum(1, keepdim=True)), "epochs": 2, "batch_size": 8}
+
+    def fit(*hooks: Hook) -> Outcome:
+        return loopwright.fit(small, nn.MSELoss(), **given, hooks=hooks, record={"save": False})  # type: ignore[arg-type]
+
+    plain, meddler = fit(), Meddler()
+    meddled = fit(meddler, every(2, Meddler()))
+    assert {*meddler.events} == {*EVENTS} - {"on_exception", "on_test_end"}
+    assert meddled.weights_sha256 == plain.weights_sha256
+    assert meddled.best is not None and plain.best is not None
+    assert meddled.best["val_loss"] == plain.best["val_loss"]

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 import loopwright
 from loopwright.engine.loss import Loss
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.period import Period, StepInfo
+from loopwright.engine.state import clip_gradients, gradient_norm
 from loopwright.engine.task import At, Direction, Split, Sums
 from loopwright.experiment import run
 from loopwright.record.index import Index
@@ -136,7 +138,7 @@ def test_loss_part_is_named(tmp_path: Path) -> None:
     [
         ({}, 9),  # nobody looks at the norm: the update is made, and what comes next shows it
         ({"train": {"clip_norm": 1.0}}, 8),
-        ({"record": {"grad_norm": True}}, 8),
+        ({"record": {"grad_norm": True}}, 9),  # an observation
         ({"record": {"checkpoint_every": "3 steps"}}, 9),  # a checkpoint is due right after the bad update
         ({"record": {"checkpoint_every": "1 steps"}}, 9),
     ],
@@ -191,10 +193,91 @@ def test_gradient_of_an_accumulated_batch(tmp_path: Path) -> None:
     assert outcome.reason.startswith("the gradient of bias (group main) is nan in step 9 of epoch 2 ")
 
 
-def test_norm_that_overflows_is_not_clipped_away(tmp_path: Path) -> None:
-    """Clipping multiplies by limit / inf = 0: without a check the update is lost and the training goes on."""
-    outcome = diverged(Spoilt("gradient", 1e30), tmp_path, train={"clip_norm": 1.0})
-    assert outcome.reason.startswith("the gradient of all parameters together (group main) is inf in step 9 of epoch 2")
+def test_finite_gradients_whose_squares_overflow_are_clipped_and_train_on(tmp_path: Path) -> None:
+    """Clipping multiplies by limit / inf = 0 where the norm is taken for infinite: the update would be lost."""
+    outcome = run(recipe("Plain"), out=tmp_path / "a", task=Spoilt("gradient", 1e30))
+    clipped = run(recipe("Plain", train={"clip_norm": 1.0}), out=tmp_path / "b", task=Spoilt("gradient", 1e30))
+    assert (outcome.status, clipped.status) == ("completed", "completed")
+    assert outcome.weights_sha256 != clipped.weights_sha256
+    with (Path(clipped.run or "") / "steps.csv").open() as file:
+        norms = [float(row["grad_norm"]) for row in csv.DictReader(file)]
+    assert len(norms) == 18 and 1e28 < norms[BAD - 1] < 1e32
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("optimizer", ["adam", "Rprop"])
+@pytest.mark.parametrize("where", ["gradient", "loss"])
+def test_recording_the_norm_changes_no_outcome(tmp_path: Path, value: float, optimizer: str, where: str) -> None:
+    """Rprop takes the sign of a gradient, so that it survives one that is not finite."""
+    outcomes = [
+        run(
+            recipe("Plain", optim={"name": optimizer, "lr": 0.05}, record={"grad_norm": observed}),
+            out=tmp_path / str(observed),
+            task=Spoilt(where, value, step=1),
+        )
+        for observed in (False, True)
+    ]
+    one, other = ((o.status, o.reason, o.steps, o.weights_sha256, o.value) for o in outcomes)
+    assert one == other
+    survives = value == 1e30 or (where == "gradient" and optimizer == "Rprop")
+    assert one[0] == ("completed" if survives else "diverged")
+    with (Path(outcomes[1].run or "") / "metrics.csv").open() as file:
+        assert all({"train_grad_norm", "train_grad_norm_max"} <= {*row} for row in csv.DictReader(file))
+
+
+def test_a_period_without_a_finite_norm_has_its_columns_all_the_same() -> None:
+    period = Period()
+    period.add(StepInfo(1, 1, 0.1, 2.0, 4, {}, math.inf))
+    period.drain()
+    assert period.means() == {"train_loss": 2.0, "train_grad_norm": None, "train_grad_norm_max": None}
+    period.add(StepInfo(2, 1, 0.1, 2.0, 4, {}, 3.0))
+    period.drain()
+    assert period.means() == {"train_loss": 2.0, "train_grad_norm": 3.0, "train_grad_norm_max": 3.0}
+
+
+# Gradients, the norm by hand, and the length to clip to.
+LARGE: list[tuple[torch.dtype, list[list[float]], float]] = [
+    (torch.float32, [[3e20, 0.0], [4e20]], 5e20),
+    (torch.float32, [[3e38, 3e38, 3e38], [3e38]], 6e38),  # beyond float32 itself
+    (torch.float32, [[-1e25, 0.0]], 1e25),
+    (torch.float64, [[3e200, 0.0], [4e200]], 5e200),
+    (torch.float16, [[60000.0, 60000.0], [60000.0, 60000.0]], 120000.0),  # a half holds 65504
+    (torch.bfloat16, [[3e20], [4e20]], 5e20),
+]
+
+
+@pytest.mark.parametrize(("dtype", "grads", "by_hand"), LARGE, ids=str)
+@pytest.mark.parametrize("limit", [1.0, 1e-6])
+def test_large_gradients_are_clipped_to_the_right_length(
+    dtype: torch.dtype, grads: list[list[float]], by_hand: float, limit: float
+) -> None:
+    params = [nn.Parameter(torch.zeros(len(values), dtype=dtype)) for values in grads]
+    for p, values in zip(params, grads, strict=True):
+        p.grad = torch.tensor(values, dtype=dtype)
+    kept = [p.grad for p in params if p.grad is not None]
+    norm = gradient_norm(kept)
+    rounding = {torch.float16: 1e-3, torch.bfloat16: 1e-2}.get(dtype, 1e-6)
+    assert not math.isfinite(norm.torchs.item()) and float(norm.value) == pytest.approx(by_hand, rel=rounding)
+    clip_gradients(params, limit, norm)
+    for grad, values in zip(kept, grads, strict=True):
+        if dtype is torch.float16 and limit == 1e-6:
+            continue  # smaller than what a half can hold well
+        assert grad.double().tolist() == pytest.approx([value / by_hand * limit for value in values], rel=2 * rounding)
+
+
+def test_ordinary_gradients_have_the_bits_of_torchs_own_clipping() -> None:
+    values = torch.linspace(-2, 3, 7)
+    ours, theirs = nn.Parameter(torch.zeros(7)), nn.Parameter(torch.zeros(7))
+    ours.grad, theirs.grad = values.clone(), values.clone()
+    norm = gradient_norm([ours.grad])
+    clip_gradients([ours], 0.5, norm)
+    assert torch.equal(nn.utils.clip_grad_norm_([theirs], 0.5), norm.value) and torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_so_in_the_norm(value: float) -> None:
+    assert not math.isfinite(gradient_norm([torch.tensor([1.0, value])]).value.item())
+    assert not math.isfinite(gradient_norm([torch.tensor([1.0, value], dtype=torch.float64)]).value.item())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from loopwright import Hook, RunError, resume, verify
 from loopwright.errors import ConfigError, LockError
 from loopwright.experiment import run
+from loopwright.proof import kill
 from loopwright.proof.verdict import Verdict
 from loopwright.record.run import Run
 from support.cli import command, train
@@ -351,3 +353,15 @@ def test_tables_that_no_run_would_write(tmp_path: Path, name: str, line: str) ->
         file.write(line + "\n")
     ended = command("verify", run_dir)
     assert ended.code == 2 and len(ended.errors) == 1 and "the tables or events of" in ended.errors[0], ended.err
+
+
+def test_processes_that_are_killed_take_no_module_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("queue", "random", "types", "torch", "loopwright"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the {name} of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}nowhere")  # the empty part stands for the current folder
+    attempt = kill._Killed(tmp_path / "none")
+    assert kill._finish(attempt, kill._command((), None)) == 2  # there is no such run, and it can say so
+    assert "is no run" in (tmp_path / "none.log").read_text()

@@ -8,10 +8,13 @@ workers, and a resume fetches nothing that was fetched before.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, islice
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -37,9 +40,13 @@ class _Addressed(Dataset[Any]):
 
     def __init__(self, dataset: Dataset[Any], streams: Streams, split: str) -> None:
         self.dataset, self.streams, self.split = dataset, streams, split
+        self._told: int | None = None
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
         epoch, index = place
+        if epoch != self._told:  # here, since a worker keeps its own copy of the dataset
+            self._told = epoch
+            _tell_epoch(_with_inner(self.dataset), epoch)
         self.streams.pin("item", self.split, epoch, index)
         return self.dataset[index]
 
@@ -71,6 +78,7 @@ class MapLoader:
         self._batch_size, self._drop_last = loader.batch_size or 1, loader.drop_last
         self._batches = _Batches()
         self._loader: DataLoader[Any] | None = None
+        self._warned = False
 
     def __len__(self) -> int:
         if self._own_order:
@@ -108,10 +116,19 @@ class MapLoader:
     def _order(self, epoch: int) -> list[list[int]]:
         if self._own_order:
             with self._streams.fork("sampler", self._split, epoch):
-                self._address_own_generators(epoch)
+                given = self._given
+                samplers = _with_inner(given.sampler, given.batch_sampler)
+                _tell_epoch(samplers, epoch)
+                for sampler in samplers:
+                    _address_generators(sampler, self._streams, "sampler", self._split, epoch)
+                before = [_counters(sampler) for sampler in samplers]
                 if self._own_batches:
-                    return [list(rows) for rows in self._given.batch_sampler or ()]
-                rows = [int(row) for row in self._given.sampler]
+                    batches = [list(rows) for rows in given.batch_sampler or ()]
+                else:
+                    rows = [int(row) for row in given.sampler]
+                self._warn_of_state(samplers, before)
+                if self._own_batches:
+                    return batches
         elif self._shuffle:
             rows = self._streams.numpy("order", epoch).permutation(self.num_samples).tolist()
         else:
@@ -119,13 +136,18 @@ class MapLoader:
         chunks = [rows[at : at + self._batch_size] for at in range(0, len(rows), self._batch_size)]
         return chunks[:-1] if self._drop_last and chunks and len(chunks[-1]) < self._batch_size else chunks
 
-    def _address_own_generators(self, epoch: int) -> None:
-        """Torch's samplers may have a generator of their own, which would otherwise remember the epochs before."""
-        batch_sampler = self._given.batch_sampler
-        for sampler in (self._given.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
-            own = getattr(sampler, "generator", None)
-            if isinstance(own, torch.Generator):
-                own.manual_seed(self._streams.seed("sampler", self._split, epoch) & 0x7FFF_FFFF_FFFF_FFFF)
+    def _warn_of_state(self, samplers: list[Any], before: list[dict[str, Any]]) -> None:
+        """Say once what a sampler counts by itself: a resume, which begins with a new sampler, cannot know it."""
+        for sampler, held in zip(samplers, before, strict=True):
+            changed = [name for name, value in _counters(sampler).items() if held.get(name, value) != value]
+            if changed and not self._warned:
+                self._warned = True
+                log.warning(
+                    "%s changes its %s from epoch to epoch, which no resume can restore; give it set_epoch(epoch), or call "
+                    "the counter `epoch`",
+                    type(sampler).__name__,
+                    ", ".join(changed),
+                )
 
     def _open(self) -> DataLoader[Any]:
         given = self._given
@@ -181,6 +203,11 @@ class ReplayedLoader:
     def _read(self, epoch: int) -> Iterator[Any]:
         """One pass, under generators of its own: training draws from the global ones in between."""
         with self._streams.fork("iterable", self._split, epoch):
+            datasets = _with_inner(self._given.dataset)
+            _tell_epoch(datasets, epoch)
+            for dataset in datasets:
+                _address_generators(dataset, self._streams, "iterable", self._split, epoch)
+            self._given._iterator = None  # workers that outlive an epoch would keep the dataset of the one before
             batches = iter(self._given)
             own = global_state()
         for _ in islice(count(), self._limit):
@@ -251,6 +278,49 @@ def num_rows(batch: Any) -> int:
     while isinstance(batch, list | tuple | dict):
         batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[-1]
     return len(batch)
+
+
+def _with_inner(*holders: Any) -> list[Any]:
+    """These samplers, or datasets, and those of their kind that they wrap."""
+    found: dict[int, Any] = {}
+    waiting = list(holders)
+    while waiting:
+        holder = waiting.pop(0)
+        if id(holder) not in found and hasattr(holder, "__dict__"):
+            found[id(holder)] = holder
+            of_its_kind = ("dataset", "datasets") if isinstance(holder, Dataset) else ("sampler", "batch_sampler")
+            for inner in (vars(holder).get(name) for name in of_its_kind):
+                waiting += inner if isinstance(inner, list | tuple) else [inner]
+    return list(found.values())
+
+
+def _tell_epoch(holders: list[Any], epoch: int) -> None:
+    """Tell samplers or datasets which epoch begins (from 0): by `set_epoch`, else in the attribute `epoch`."""
+    for each in holders:
+        if callable(getattr(each, "set_epoch", None)):
+            each.set_epoch(epoch)
+        elif type(getattr(each, "epoch", None)) is int:
+            with suppress(AttributeError):  # one that can only be read
+                each.epoch = epoch
+
+
+def _address_generators(holder: Any, streams: Streams, *address: str | int) -> None:
+    """Set the generators that a sampler or dataset holds to an address: they would remember the epochs before."""
+    for name, own in vars(holder).items():
+        key = streams.seed(*address, *(() if name == "generator" else (name,)))
+        if isinstance(own, torch.Generator):
+            own.manual_seed(key & 0x7FFF_FFFF_FFFF_FFFF)
+        elif isinstance(own, np.random.Generator):
+            own.bit_generator.state = type(own.bit_generator)(key).state
+        elif isinstance(own, np.random.RandomState):
+            own.seed(key & 0xFFFF_FFFF)
+        elif isinstance(own, random.Random):
+            own.seed(key)
+
+
+def _counters(sampler: Any) -> dict[str, Any]:
+    """What a sampler may count in: its plain attributes, but for the epoch, which it is told."""
+    return {name: value for name, value in vars(sampler).items() if type(value) in (int, float) and name != "epoch"}
 
 
 def _is_plain(loader: DataLoader[Any]) -> bool:

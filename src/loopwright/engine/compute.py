@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,9 +72,35 @@ def computing(device: torch.device, threads: int, deterministic: bool) -> Iterat
             os.environ.pop(_COMPILER, None)
 
 
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """A block after which torch's process-wide settings that decide what a step computes are as before (3 us)."""
+    before = [get() for get, _ in _SETTINGS]
+    try:
+        yield
+    finally:
+        for (get, put), value in zip(_SETTINGS, before, strict=True):
+            if get() != value:
+                put(value)
+
+
 def _set_deterministic(mode: bool, warn_only: bool = False) -> None:
     """`torch.use_deterministic_algorithms`, which imports torch's compiler (1 s) only to tell it as well."""
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
     else:
         torch._C._set_deterministic_algorithms(mode, warn_only=warn_only)
+
+
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.are_deterministic_algorithms_enabled, _set_deterministic),
+    (
+        torch.is_deterministic_algorithms_warn_only_enabled,
+        lambda warn: _set_deterministic(torch.are_deterministic_algorithms_enabled(), warn),
+    ),
+    (lambda: torch.backends.cudnn.benchmark, lambda value: setattr(torch.backends.cudnn, "benchmark", value)),
+)

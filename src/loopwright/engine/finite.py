@@ -37,11 +37,14 @@ def diverged_message(what: str, value: float, step: int, epoch: int, lr: float |
     return f"the {what} is {value} in step {step} of epoch {epoch}{rate}{norm}; {_ADVICE[kind]}"
 
 
-def explain(state: TrainState, bad: NotFinite, step: int, epoch: int, updated: Container[str] = ()) -> str:
+def explain(
+    state: TrainState, bad: NotFinite, step: int, epoch: int, updated: Container[str] = (), *, clips: bool = False
+) -> str:
     """What a non-finite loss or gradient norm of a step comes from, as far as can be seen now that it has happened.
 
     A finite loss can have a gradient that is not; without clipping nobody has looked at it, the update has spoilt the
-    weights, and the next loss only shows it. `updated` are the groups that this step had updated before.
+    weights, and the next loss only shows it. `updated` are the groups that this step had updated before. The norm before
+    is named where the training `clips` by it: whether it is recorded beside that changes no word.
     """
     if bad.what == "scale":
         return (
@@ -58,7 +61,7 @@ def explain(state: TrainState, bad: NotFinite, step: int, epoch: int, updated: C
         return earlier
     parts = [name for name, (value, _) in bad.parts.items() if not math.isfinite(float(value))]
     what = f"loss ({', '.join([bad.group, *parts])})"
-    norm = state.period.newest_norm
+    norm = state.period.newest_norm if clips or state.scalers else None
     known = f" (gradient norm {norm[1]:.3g} in step {norm[0]})" if norm is not None else ""
     return diverged_message(what, bad.value, step, epoch, state.lr, known)
 

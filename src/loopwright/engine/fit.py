@@ -225,11 +225,15 @@ class _Loop:
         """Read the pending steps and hand their rows to the recorder."""
         rows = self.state.period.drain()
         self.recorder.step_rows(rows)
+        clips = self.plan.train.clip_norm is not None
         for row in rows:
-            loss, norm = row["loss"] or 0.0, row.get("grad_norm") or 0.0
-            if not (math.isfinite(loss) and (math.isfinite(norm) or self.state.scalers)):
+            loss = row["loss"] or 0.0
+            # A norm that nothing needs is an observation, and fp16 leaves such an update out.
+            norm = (row.get("grad_norm") or 0.0) if clips and not self.state.scalers else 0.0
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 bad = NotFinite("gradient", norm, "main") if math.isfinite(loss) else NotFinite("loss", loss, "main")
-                raise Diverged(explain(self.state, bad, int(row["step"] or 0), int(row["epoch"] or 0)))
+                said = explain(self.state, bad, int(row["step"] or 0), int(row["epoch"] or 0), clips=clips)
+                raise Diverged(said)
         try:
             self.state.check_skips()
         except NotFinite as bad:

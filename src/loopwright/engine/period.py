@@ -34,7 +34,9 @@ class Period:
         self.seconds = 0.0
         self.norm_sum = 0.0
         self.norm_max = -1.0  # no norm is known yet
-        self.skipped = 0  # updates that fp16 left out, their gradients having overflowed
+        self.skipped = (
+            0  # steps whose norm is not finite: updates that fp16 left out, their gradients having overflowed
+        )
         self._newest: StepInfo | None = None
         self._pending: list[StepInfo] = []
 
@@ -89,9 +91,12 @@ class Period:
             return {"train_loss": None}
         row: dict[str, float | None] = {"train_loss": self.loss_sum / self.samples if self.samples else math.nan}
         row |= {f"train_{name}": total / count if count else None for name, (total, count) in self.parts.items()}
-        if self.norm_max >= 0:
+        if self.norm_max >= 0 or self.skipped:  # a table keeps the columns of its first row
             counted = self.steps - self.skipped
-            row |= {"train_grad_norm": self.norm_sum / counted, "train_grad_norm_max": self.norm_max}
+            row |= {
+                "train_grad_norm": self.norm_sum / counted if counted else None,
+                "train_grad_norm_max": self.norm_max if counted else None,
+            }
         return row
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,52 @@ class NotFinite(Exception):
     ) -> None:
         self.what, self.value, self.group, self.parts = what, value, group, parts or {}
         super().__init__(f"the {what} of group {group} is {value}")
+
+
+class GradientNorm(NamedTuple):
+    """The norm of a group's gradients: as torch computes it, and its value, which is finite where the gradients are."""
+
+    torchs: Tensor
+    value: Tensor
+
+
+def gradient_norm(grads: list[Tensor]) -> GradientNorm:
+    """Torch's norm, whose squares overflow from 1e19 on in float32; where it does, that of float64.
+
+    A CPU looks whether it does. An accelerator, which nobody waits for, computes both.
+    """
+    torchs = get_total_norm(grads)
+    if torchs.is_cpu:
+        return GradientNorm(torchs, torchs if math.isfinite(torchs.item()) else _wide_norm(grads))
+    return GradientNorm(torchs, torch.where(torch.isfinite(torchs), torchs.double(), _wide_norm(grads)))
+
+
+def _wide_norm(grads: list[Tensor]) -> Tensor:
+    """The norm in float64, whose own overflow dividing by the largest magnitude avoids."""
+    norm: Callable[[Tensor], Tensor] = torch.linalg.vector_norm
+    norms: Callable[..., Iterable[Tensor]] = torch._foreach_norm
+    if not any(grad.dtype in (torch.float64, torch.complex128) for grad in grads):
+        return norm(torch.stack([*norms(grads, 2, torch.float64)]))
+    wide = [grad.abs().double() for grad in grads]
+    largest = (
+        torch.stack([grad.max() for grad in wide if grad.numel()]).max().clamp_min(torch.finfo(torch.float64).tiny)
+    )
+    return norm(torch.stack([*norms(torch._foreach_div(wide, largest))])) * largest
+
+
+def clip_gradients(params: list[nn.Parameter], clip_norm: float, norm: GradientNorm) -> None:
+    """`torch.nn.utils.clip_grads_with_norm_`, and the same where its norm has overflowed."""
+    if norm.value is norm.torchs:
+        clip_grads_with_norm_(params, clip_norm, norm.torchs)
+        return
+    grads = [p.grad for p in params if p.grad is not None]
+    factor = (clip_norm / (norm.value + 1e-6)).clamp(max=1.0)
+    if norm.value.is_cpu:
+        for _ in range(2):  # by the root of it: the factor itself may be too small for float32
+            torch._foreach_mul_(grads, math.sqrt(factor.item()))
+    else:
+        usual = (clip_norm / (norm.torchs + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, torch.where(torch.isfinite(norm.torchs), usual, factor.to(usual.dtype)))
 
 
 class TrainState:
@@ -88,7 +134,7 @@ class TrainState:
 
         `weights=(part, total)` accumulates: the loss enters by its count, and the update happens with the last part
         (`part == total` samples seen; until then nothing is changed). Returns the gradient norm before clipping, where
-        it is asked for or clipping needs it. Raises NotFinite, on a CPU, before an update with a norm that is not finite.
+        it is asked for or clipping needs it. Raises NotFinite, on a CPU, before clipping by a norm that is not finite.
         """
         params = self._params(loss.group)
         if not params:
@@ -107,36 +153,38 @@ class TrainState:
             scaler.torch.unscale_(optimizer)
         if weights:
             torch._foreach_div_([p.grad for p in params if p.grad is not None], float(total))
-        norm: Tensor | None = None
+        norm = None
         if clip_norm is not None or measure_norm or scaler is not None:
-            norm = get_total_norm([p.grad for p in params if p.grad is not None])
+            norm = gradient_norm([p.grad for p in params if p.grad is not None])
         if scaler is not None:
             assert norm is not None
             return self._scaled_step(scaler, optimizer, params, norm, clip_norm)
+        # A norm that is only observed must not matter: what is not finite then shows where it would without it.
+        needed = norm if clip_norm is not None else None
         if loss.mean.is_cuda and self.masks:
-            self.mask(optimizer, loss.mean if norm is None else loss.mean.detach() + norm)
-        elif norm is not None and not math.isfinite(value := norm.item()):
+            self.mask(optimizer, loss.mean if needed is None else loss.mean.detach() + needed.value)
+        elif needed is not None and not math.isfinite(value := needed.value.item()):
             raise NotFinite("gradient", value, loss.group)  # before clipping, which makes every gradient NaN
-        if clip_norm is not None and norm is not None:
-            clip_grads_with_norm_(params, clip_norm, norm)
+        if clip_norm is not None and needed is not None:
+            clip_gradients(params, clip_norm, needed)
         optimizer.step()
-        return norm
+        return None if norm is None else norm.value
 
     def _scaled_step(
         self,
         scaler: Scaler,
         optimizer: torch.optim.Optimizer,
         params: list[nn.Parameter],
-        norm: Tensor,
+        norm: GradientNorm,
         clip_norm: float | None,
     ) -> Tensor:
         """The end of an fp16 update, which is left out where a gradient has overflowed."""
         if clip_norm is not None:
-            clip_grads_with_norm_(params, clip_norm, norm)
-        scaler.step(optimizer, norm)
-        if norm.is_cpu:
+            clip_gradients(params, clip_norm, norm)
+        scaler.step(optimizer, norm.value)
+        if norm.value.is_cpu:
             self.check_skips()
-        return norm
+        return norm.value
 
     def check_skips(self) -> None:
         """Raises NotFinite after too many skipped fp16 updates in a row. Waits for the device."""

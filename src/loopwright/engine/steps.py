@@ -85,7 +85,8 @@ def steps(
                 parts = {**parts, **loss.parts, loss.group: (value * loss.count, loss.count)}
                 norm = _joined(norm, group_norm)
         except NotFinite as bad:
-            raise Diverged(explain(state, bad, step, epoch, () if parts is None else {group, *parts})) from None
+            updated = () if parts is None else {group, *parts}
+            raise Diverged(explain(state, bad, step, epoch, updated, clips=clip_norm is not None)) from None
         if parts is None:
             raise RuntimeError("task.losses() yielded no loss for a batch; yield one Loss per update")
         if not on_cpu:
@@ -212,4 +213,7 @@ def _detached(value: Any) -> Any:
 
 def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The norm of two groups' gradients taken together."""
-    return b if a is None else a if b is None else torch.hypot(a, b)
+    if a is None or b is None:
+        return b if a is None else a
+    joined = torch.hypot(a, b)
+    return torch.hypot(a.double(), b.double()) if joined.is_cpu and not math.isfinite(joined.item()) else joined

@@ -9,13 +9,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loopwright import clock
+from loopwright import beside, clock
 from loopwright.config.durations import Duration
 from loopwright.errors import RunError
 from loopwright.proof.recorded import Recorded
@@ -121,15 +120,13 @@ def kill_and_resume(
 
 def _command(allow_import: Iterable[str], config_dir: Path | None) -> list[str]:
     """`resume`, which takes the recipe from the scratch run's own record: nothing in it is imported or resolved."""
-    words = [sys.executable, "-m", "loopwright", "resume"]
+    words = beside.module("loopwright", "resume")
     for module in allow_import:
         words += ["--allow-import", module]
     return words if config_dir is None else [*words, "--config-dir", str(config_dir)]
 
 
 def _start(attempt: _Killed, command: list[str]) -> subprocess.Popen[str]:
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     # A process that writes to a file never waits for somebody to read it.
     with (attempt.path.parent / f"{attempt.path.name}.log").open("w") as output:
         return subprocess.Popen(
@@ -138,7 +135,7 @@ def _start(attempt: _Killed, command: list[str]) -> subprocess.Popen[str]:
             stdout=subprocess.DEVNULL,
             stderr=output,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=beside.environment(),
         )
 
 
