@@ -438,6 +438,17 @@ def test_what_cannot_be_known_is_named(tmp_path: Path, caplog: pytest.LogCapture
     assert again.now.digest() == found.now.digest()
 
 
+def test_hashing_that_takes_long_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks = iter(range(0, 1000, 3))
+    monkeypatch.setattr("loopwright.clock.monotonic", lambda: float(next(ticks)))
+    for _ in range(2):
+        settled()
+    lines = [record.message for record in caplog.records]
+    assert lines == ["hashing the data takes 3 s at each start: their content is part of a run's identity"]
+
+
 def test_common_objects_are_known() -> None:
     import collections
     import dataclasses
