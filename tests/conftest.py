@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,12 @@ from support import sessions
 
 def pytest_configure(config: pytest.Config) -> None:
     sessions.register(config)
+    # Workers that share the cores wait for each other's threads: what takes 3 s with one can take minutes with two. And
+    # the order of sums does not depend on how many cores there are.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from loopwright.record.read import find_runs, read_config, read_json, read_sessi
 from loopwright.report import frame
 from support.warm import Warm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 READS = 1000
 TRAIN = (

@@ -13,7 +13,7 @@ from support import warm as places
 from support.compare import assert_same
 from support.warm import Child, Warm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 TRAIN = (
     "train",

@@ -15,7 +15,7 @@ import pytest
 from support.compare import assert_same, trajectory
 from support.warm import Child, Warm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 TRAIN = (

@@ -226,5 +226,5 @@ def test_all_kinds_in_one_project_are_clean_in_processes_of_their_own(here: Path
         [*python, "ruff", "check", *style, "--select", "E,F,W,I,UP,B,SIM,RUF,PT,N", "--ignore", "N803,N806,N812", "."],
         [*python, "ruff", "format", *style, "--check", "."],
     ):
-        done = subprocess.run(words, cwd=here, capture_output=True, text=True, timeout=250)
+        done = subprocess.run(words, cwd=here, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr

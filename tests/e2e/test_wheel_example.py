@@ -30,7 +30,7 @@ def run(*words: object, cwd: Path) -> str:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=600,
         env={**environment, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -44,6 +44,8 @@ from support.cli import command
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("bash", "python", "yaml", "text")
 _FENCE = re.compile(r"```(\S*)[ ]?(.*)")
+# `34 ms`, `1.0 s`, `1 min 15 s`, `0.12s`, `1h02m`: the unit depends on how fast the machine is.
+_DURATION = re.compile(r"\b\d[\d.]*(?:(?:m\d\ds|h\d\dm|s| m?s)\b| (?:d|h|min) \d+ (?:h|min|s)\b)")
 _LOOKING = ("cat", "head", "ls", "mkdir", "wc")
 
 
@@ -191,11 +193,12 @@ class Session:
             assert self.skeleton(line) in known, f"{block}: nothing printed before it looks like {line!r}:\n{printed}"
 
     def skeleton(self, line: str) -> str:
-        """A line of output without what differs from one machine or one day to the next: numbers, names, widths."""
+        """A line of output without what differs from one machine or one day to the next: numbers, times, names, widths."""
         line = line.replace(str(self.here), "DIR").replace("/home/you", "DIR")
         line = re.sub(r"\d{8}T\d{6}Z-[0-9a-f]{10}(-s\d+)?", "RUN", line)
         line = re.sub(r"\b([0-9a-f]{64}|[0-9a-f]{10})\b", "HASH", line)
         line = re.sub(r"\b(nan|inf)\b", "0", line)
+        line = _DURATION.sub("TIME", line)
         line = re.sub(r"[-+]?\b\d[\d,.]*(e[-+]?\d+)?", "#", line)
         return " ".join(line.split())
 

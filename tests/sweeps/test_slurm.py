@@ -27,7 +27,7 @@ from support.slurm import Slurm, slurm
 from support.studies import search, trials_of
 from support.sweeps import SECONDS_VARIABLE, STEPS_VARIABLE, counted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[1]
 # 18 steps in three epochs.

@@ -24,7 +24,7 @@ from support.cli import command
 from support.compare import differences
 from support.sweeps import SECONDS_VARIABLE, STEPS_VARIABLE, counted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 INTERVAL = 10
 EPOCHS, STEPS_PER_EPOCH = 14, 6

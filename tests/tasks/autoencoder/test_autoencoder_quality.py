@@ -22,7 +22,7 @@ from loopwright.tasks.autoencoder.baseline import mean_error, mean_tokens
 from loopwright.tasks.autoencoder.module import Autoencoder
 from loopwright.tasks.autoencoder.views import in_units
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 PARTS = ("task/encoder", "task/decoder", "task/latent", "task/loop")
