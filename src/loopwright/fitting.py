@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from loopwright.config.identity import differing_keys
 from loopwright.config.schema import Recipe, parse, plain
@@ -52,6 +53,8 @@ def fitting(
     arguments = None
     record = recipe.get("record")
     settings: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+    if isinstance(model, nn.Module):
+        _check_shaped(model)
     if settings.get("save") is not False:  # before anything of it is called, which may change it
         arguments = Arguments(
             Given(model, loss, functions, train, val, test),
@@ -66,6 +69,7 @@ def fitting(
         make = model
         with streams.fork("weights"):
             built = model()
+        _check_shaped(built)
         initial, structure = built.state_dict(), repr(built)
         if arguments is not None:
             arguments.built(built)
@@ -146,6 +150,13 @@ def given_again(
     if lines:
         raise ConfigError([f"the record of {path} says otherwise: {line}; leave it out" for line in lines])
     return recipe, task, described
+
+
+def _check_shaped(module: nn.Module) -> None:
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise ConfigError(
+            "`model` has lazy layers, whose weights have no shape yet; call it once with a batch before fit"
+        )
 
 
 def _returning(module: nn.Module) -> Callable[[], nn.Module]:

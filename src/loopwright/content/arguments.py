@@ -94,9 +94,8 @@ class Arguments:
         self.used = self.now
         seconds = clock.monotonic() - began
         if seconds > _LONG_SECONDS:
-            _say_once(
-                f"hashing the data takes {seconds:.0f} s at each start: their content is part of a run's identity"
-            )
+            line = f"hashing the data takes {seconds:.0f} s at each start: their content is part of a run's identity"
+            _say_once(line, "hashing")
         for name, kind in self.now.describer.unknown.items():
             _say_once(f"{place_of(name)} is a {kind}, whose content cannot be known: a change of it is not noticed")
 
@@ -116,6 +115,7 @@ class Arguments:
 
     def trained(self) -> None:
         """Remember what training has changed, so that the same call is known again in this process."""
+        MOVED.tidy()
         began = self.used.describer
         Described(self.used.given, Describer(MOVED, before=began, hashed=began, source=False))
 
@@ -132,7 +132,7 @@ def _weights(model: nn.Module) -> dict[str, Any]:
     return {"tensors": len(model.state_dict()), "sha256": weights_hash(model.state_dict())}
 
 
-def _say_once(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
+def _say_once(line: str, kind: str = "") -> None:
+    if (kind or line) not in _said:
+        _said.add(kind or line)
         log.warning("%s", line)

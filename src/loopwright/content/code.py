@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +29,7 @@ _KINDS = (
     | inspect.CO_ITERABLE_COROUTINE
     | inspect.CO_ASYNC_GENERATOR
 )
+_STEP = re.compile(r"(?:LOAD|STORE)_FAST(?:_BORROW)?")
 # The flag of CALL_FUNCTION_EX that says there is a mapping of keywords.
 _WITH_MAPPING = 1
 
@@ -111,21 +113,34 @@ def _lines(scope: _Scope) -> list[str]:
     lines = [f"parameters {counts} {by_name}"]
     kept: list[dis.Instruction] = []
     number_at: dict[int, int] = {}
+    number = 0
     for instruction in _instructions(code):
-        number_at[instruction.offset] = len(kept)
+        number_at[instruction.offset] = number
         if instruction.opname in _SILENT or _makes_closure(instruction, code):
             continue
         if instruction.opname == "STORE_NAME" and instruction.argval in _PLACE and kept:
-            kept.pop()  # with what is stored
+            number -= len(_steps(kept.pop()))  # with what is stored
             continue
         kept.append(instruction)
+        number += len(_steps(instruction))
     for instruction in kept:
-        lines.append(f"{instruction.opname} {_operand(instruction, scope, number_at)}")
+        steps = _steps(instruction)
+        if len(steps) == 1:
+            lines.append(f"{instruction.opname} {_operand(instruction, scope, number_at)}")
+        else:
+            named = zip(steps, _variables(instruction), strict=True)
+            lines += [f"{step} {scope.variable(name)}" for step, name in named]
     entries: Any = dis.Bytecode(code).exception_entries if code.co_exceptiontable else ()  # type: ignore[attr-defined]
     for entry in entries:
-        places = [number_at.get(offset, len(kept)) for offset in (entry.start, entry.end, entry.target)]
+        places = [number_at.get(offset, number) for offset in (entry.start, entry.end, entry.target)]
         lines.append(f"except {places} {entry.depth} {entry.lasti}")
     return lines
+
+
+def _steps(instruction: dis.Instruction) -> list[str]:
+    """The names of an instruction, two where it does the work of two: Python joins them where they stand in one line."""
+    joined = isinstance(instruction.argval, tuple) and instruction.opcode in dis.haslocal
+    return _STEP.findall(instruction.opname) if joined else [instruction.opname]
 
 
 def _makes_closure(instruction: dis.Instruction, code: CodeType) -> bool:

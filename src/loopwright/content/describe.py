@@ -17,13 +17,14 @@ import inspect
 import json
 import linecache
 import math
-import random
+import re
 import sys
 import textwrap
 import threading
 import types
 import warnings
 import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -55,12 +56,20 @@ _MOST_TEXT = 200
 _MOST_ITEMS = 32
 _MOST_VALUES = 16
 _MOST_SOURCE = 2000
+_MOST_NAMED = 200
+# What is nested deeper is held by a hash: trees stay shallow enough for any recursive function.
+_MOST_DEPTH = 50
+_RECURSION = 10_000
+# A collection with more in it than that is described at the first of its places only.
+_LARGE = 64
 _PLAIN = (bool, int, str)
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _FUNCTIONS = (types.FunctionType, functools.partial, classmethod, staticmethod, property, functools.cached_property)
 # What every module has; hooks among it are looked at by themselves.
 _OF_MODULES = frozenset(vars(nn.Module())) | {"_forward_hooks_with_kwargs"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+# What every loader has; what decides its batches is looked at by itself.
+_OF_LOADERS = frozenset(vars(DataLoader(TensorDataset(torch.zeros(1)))))
 # Bases that call the methods of a class by position, as far as a training goes.
 _BY_POSITION = {object, nn.Module, Dataset, IterableDataset, Sampler, BatchSampler}
 Tree = Any
@@ -90,6 +99,8 @@ class Describer:
         # Data are hashed once, although several arguments hold them, and are not hashed again after training.
         self._digests: dict[int, tuple[Any, Any, str]] = {} if hashed is None else hashed._digests
         self._keep: list[Any] = []
+        self._homes: dict[int, str] = {}
+        self._is_alone = False
         self._path: list[str] = []
         self._begin()
 
@@ -110,10 +121,14 @@ class Describer:
 
     def _whole(self, name: str, value: Any) -> Tree:
         self._path = [name]
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _RECURSION))
         try:
             tree = self._describe(value)
         except RecursionError:
             self._pending, tree = [(name, "nested too deeply")], {"unknown": True}
+        finally:
+            sys.setrecursionlimit(limit)
         self._settle(0)
         self._finish()
         return tree
@@ -132,7 +147,10 @@ class Describer:
 
     def _begin(self) -> None:
         self._seen: dict[int, str] = {}
-        self._open: set[int] = set()
+        self._kinds: Counter[str] = Counter()
+        self._files: set[str] = set()
+        self._open: dict[int, int] = {}
+        self._depth = self._count = 0
         self._weights: set[int] = set()
         self._functions: list[tuple[dict[str, Any], types.CodeType, bool]] = []
         self._keywords: set[str] = set()
@@ -141,11 +159,32 @@ class Describer:
 
     def _finish(self) -> None:
         """Fill in the code of every function, now that the keywords by which their parameters are passed are known."""
-        keywords = None if self._any_keyword else frozenset(self._keywords)
-        for node, code, by_name in self._functions:
+        self._fill_in(0, None if self._any_keyword else frozenset(self._keywords))
+
+    def _fill_in(self, start: int, keywords: frozenset[str] | None) -> None:
+        for node, code, by_name in self._functions[start:]:
             text = bytecode.text(code, None if by_name else keywords)
             node["code"] = digest(text.encode())
-        self._functions = []
+        del self._functions[start:]
+
+    def _at_once(self, value: Any) -> tuple[Tree, str]:
+        """A tree that is held by its text, so that its code cannot wait: names of all parameters count there."""
+        start = len(self._functions)
+        tree = self._describe(value)
+        self._fill_in(start, None)
+        return tree, canonical(tree)
+
+    def _ordered(self, values: Iterable[Any]) -> list[Any]:
+        """What has no order of its own, by what each is when nothing else is there."""
+        return sorted(values, key=self._alone)
+
+    def _alone(self, value: Any) -> str:
+        plain = self._plain_text(value)
+        if plain is not None or self._is_alone:  # within another one that is enough
+            return plain or _name_of(type(value))
+        alone = Describer(Moved(), hashed=self, source=False)
+        alone._is_alone = True
+        return canonical(alone._whole(self._path[0], value))
 
     @contextmanager
     def _at(self, name: str) -> Iterator[None]:
@@ -179,29 +218,39 @@ class Describer:
 
     def _describe(self, value: Any) -> Tree:
         if value is None or type(value) in _PLAIN:
-            return value if not isinstance(value, str) or len(value) <= _MOST_TEXT else _longcanonical(value)
+            return value if not isinstance(value, str) or len(value) <= _MOST_TEXT else _long_text(value)
         if type(value) is float:
             return value if math.isfinite(value) else {"float": repr(value)}
-        if isinstance(value, Tensor | np.ndarray):
+        self._count += 1
+        if self._depth >= _MOST_DEPTH:
+            depth, self._depth = self._depth, 0
             try:
-                return self._tensor(value) if isinstance(value, Tensor) else self._array(value)
-            except (RuntimeError, TypeError, ValueError, NotImplementedError):  # a layout without plain values
-                return self._unknown(value)
-        if isinstance(value, list | tuple) and type(value) in (list, tuple, torch.Size):
+                return {"nested": type(value).__name__, "sha256": digest(self._at_once(value)[1].encode())}
+            finally:
+                self._depth = depth
+        self._depth += 1
+        try:
+            return self._other(value)
+        except RecursionError:
+            raise
+        except Exception:  # a class of one's own may raise anything when it is looked at
+            return self._unknown(value)
+        finally:
+            self._depth -= 1
+
+    def _other(self, value: Any) -> Tree:
+        if isinstance(value, Tensor):
+            with torch._C.DisableTorchFunctionSubclass():
+                return self._tensor(value)
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if type(value) in (list, tuple, torch.Size):
             return self._list(value)
         if type(value) in (dict, types.MappingProxyType):
             return self._mapping(value)
         if type(value) in (set, frozenset):
             with self._once(value) as again:
-                return again or {"set": sorted((self._describe(item) for item in value), key=canonical)}
-        try:
-            return self._other(value)
-        except (RecursionError, NameError):
-            raise
-        except Exception:  # a class of one's own may raise anything when its attributes are looked at
-            return self._unknown(value)
-
-    def _other(self, value: Any) -> Tree:
+                return again or self._set(value)
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, types.FunctionType):
@@ -212,9 +261,12 @@ class Describer:
             of = value.__self__
             named = {"function": f"{getattr(value, '__module__', None) or 'builtins'}.{value.__qualname__}"}
             return named if of is None or isinstance(of, types.ModuleType) else {**named, "of": self._describe(of)}
-        if inspect.isroutine(value) and not is_own_class(
-            type(value)
-        ):  # of an extension: a descriptor, a Cython function
+        if isinstance(value, torch.jit.ScriptFunction):
+            return {"function": "script", "code": digest(str(value.code).encode())}
+        if inspect.isroutine(value) and hasattr(value, "__qualname__") and not is_own_class(type(value)):
+            if hasattr(value, "__wrapped__"):  # a cache
+                return {"cached": self._describe(value.__wrapped__)}
+            # Of an extension: a descriptor, a Cython function.
             return {"function": f"{getattr(value, '__module__', None) or 'builtins'}.{value.__qualname__}"}
         if isinstance(value, types.ModuleType):
             return self._module_file(value.__name__) or {"module": value.__name__}
@@ -237,8 +289,6 @@ class Describer:
             return {"weak": self._describe(value())}
         if isinstance(value, _LOCKS):
             return {"object": "lock"}
-        if isinstance(value, functools._lru_cache_wrapper):
-            return {"cached": self._describe(value.__wrapped__)}
         return self._object(value)
 
     # Numbers and collections
@@ -256,45 +306,80 @@ class Describer:
                 return again
             if len(value) <= _MOST_ITEMS:
                 return [self._describe(item) for item in value]
-            if all(type(item) is int for item in value) or all(type(item) is float for item in value):
-                text = ",".join(map(repr, value))
-                return {"list": len(value), "first": list(map(repr, value[:8])), "sha256": digest(text.encode())}
+            plain = self._plain_text(value)
+            if plain is not None:
+                shown = [item if type(item) in _PLAIN else repr(item)[:_MOST_TEXT] for item in value[:8]]
+                return {"list": len(value), "shown": {"first": shown}, "sha256": digest(plain.encode())}
             content = hashlib.sha256()
             first = []
             for position, item in enumerate(value):
-                tree = self._describe(item)
-                content.update(canonical(tree).encode() + b",")
+                tree, text = self._at_once(item)
+                content.update(text.encode() + b",")
                 if position < 2:
                     first.append(tree)
-            return {"list": len(value), "first": first, "sha256": content.hexdigest()[:16]}
+            return {"list": len(value), "shown": {"first": first}, "sha256": content.hexdigest()[:16]}
+
+    def _plain_text(self, value: Any) -> str | None:
+        """A long collection of plain values, nested or not, as JSON; None where it holds anything else."""
+        try:
+            text = json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError, RecursionError):
+            return None
+        self._count += len(value) if isinstance(value, list | tuple | dict) else 1
+        return text
+
+    def _set(self, value: Iterable[Any]) -> Tree:
+        items = self._ordered(value)
+        if len(items) <= _MOST_ITEMS:
+            return {"set": [self._describe(item) for item in items]}
+        content = hashlib.sha256()
+        for item in items:
+            content.update(self._at_once(item)[1].encode() + b",")
+        return {"set": len(items), "sha256": content.hexdigest()[:16]}
 
     def _mapping(self, value: Mapping[Any, Any]) -> Tree:
         with self._once(value) as again:
             if again:
                 return again
             if all(type(key) is str for key in value):
+                plain = self._plain_text(dict(value)) if len(value) > _MOST_NAMED else None
+                if plain is not None:
+                    return {"mapping": len(value), "sha256": digest(plain.encode())}
                 named = {}
                 for key in sorted(value):
                     with self._at(key):
-                        named[key] = self._describe(value[key])
+                        named[key] = (
+                            self._at_once(value[key])[1] if len(value) > _MOST_NAMED else self._describe(value[key])
+                        )
+                if len(named) > _MOST_NAMED:
+                    return {"mapping": len(named), "sha256": digest(canonical(named).encode())}
                 return {"mapping": named}
-            pairs = [[self._describe(key), self._describe(item)] for key, item in value.items()]
-            pairs.sort(key=canonical)
-            if len(pairs) <= _MOST_ITEMS:
-                return {"mapping": pairs}
-            return {"mapping": len(pairs), "first": pairs[:2], "sha256": digest(canonical(pairs).encode())}
+            texts = {key: self._plain_text(key) for key in value}
+            # Keys that are objects stay in the order in which they were put there.
+            keys = list(value) if None in texts.values() else sorted(value, key=lambda key: str(texts[key]))
+            if len(keys) <= _MOST_ITEMS:
+                return {"mapping": [[self._describe(key), self._describe(value[key])] for key in keys]}
+            pairs = [[self._at_once(part)[1] for part in (key, value[key])] for key in keys]
+            return {"mapping": len(pairs), "sha256": digest(canonical(pairs).encode())}
 
     @contextmanager
     def _once(self, value: Any) -> Iterator[Tree | None]:
-        """A collection that holds itself is described once; the same one at two places is described at both."""
-        if id(value) in self._open:
-            yield {"again": type(value).__name__}
+        """A collection is described at each of its places, unless it is large, or holds itself."""
+        kind, key = type(value).__name__, id(value)
+        if key in self._seen:
+            yield {"again": self._seen[key]}
             return
-        self._open.add(id(value))
+        if key in self._open:
+            yield {"again": f"{kind} {len(self._open) - self._open[key]} up"}
+            return
+        self._open[key] = len(self._open)
+        start = self._count
         try:
             yield None
         finally:
-            self._open.discard(id(value))
+            del self._open[key]
+        if self._count - start > _LARGE:
+            self._see(value, kind)
 
     # Tensors and arrays
 
@@ -303,8 +388,21 @@ class Describer:
         if isinstance(value, UninitializedBuffer | UninitializedParameter):
             return {"tensor": "not initialised"}
         tree: dict[str, Any] = {"tensor": f"{kind}{list(value.shape)}"}
+        hooks = [*(value._backward_hooks or {}).values()]
+        hooks += [*(getattr(value, "_post_accumulate_grad_hooks", None) or {}).values()]
+        hooks_tree = self.place(value, ".hooks", [self._describe(function) for function in hooks])
+        if hooks_tree:
+            tree["hooks"] = hooks_tree
+        if type(value) not in _TENSORS:
+            tree |= {"subclass": self._class(type(value)), "attributes": self._places(value, vars(value))}
         if isinstance(value, nn.Parameter):
+            if id(value) in self._seen:  # tied: a step moves both
+                return {"again": self._seen[id(value)]}
+            self._see(value, "parameter")
             tree["requires_grad"] = value.requires_grad
+            home = self._homes.setdefault(id(value), self._path[0])
+            if home != self._path[0]:  # what training moves in one argument moves in the other
+                tree["shared with"] = home
         if id(value) in self._weights or value.is_meta:
             return tree
         if value.layout is not torch.strided:
@@ -323,8 +421,11 @@ class Describer:
         if value.dtype.hasobject:
             return {"array": f"{value.dtype}{list(value.shape)}", "items": self._list(value.reshape(-1).tolist())}
         # Of the same kind as a tensor, where there is such a tensor: it is the same data.
-        tree = {"tensor": f"{value.dtype.name}{list(value.shape)}"}
-        return {**tree, **self._values(value, None, lambda: np.ascontiguousarray(value), value.size)}
+        kind = str(value.dtype) if value.dtype.names else value.dtype.name
+        tree: dict[str, Any] = {"tensor": f"{kind}{list(value.shape)}"}
+        if is_own_class(type(value)):
+            tree |= {"subclass": self._class(type(value)), "attributes": self._places(value, vars(value))}
+        return {**tree, **self._values(value, _checksum(value), lambda: np.ascontiguousarray(value), value.size)}
 
     def _values(self, value: Any, version: Any, data: Callable[[], Any], count: int) -> dict[str, Any]:
         known = self._digests.get(id(value))
@@ -343,17 +444,21 @@ class Describer:
         if is_own_code(function):
             return self._own_function(function)
         tree: dict[str, Any] = {"function": f"{function.__globals__.get('__name__')}.{function.__code__.co_qualname}"}
+        if id(function) in self._seen:
+            return {"again": self._seen[id(function)]}
         compiled = getattr(function, "_torchdynamo_orig_callable", None)
         if compiled is not None:
             return {**tree, "of": self._describe(compiled)}
+        if function.__closure__:
+            self._see(function, "function")
         closed = self._closure(function)
         return {**tree, "closes_over": closed} if closed else tree
 
     def _own_function(self, function: types.FunctionType, by_name: bool = False) -> Tree:
         name = function.__qualname__.rpartition("<locals>.")[2]
         if id(function) in self._seen:
-            return {"again": "function"}
-        self._see(function, name)
+            return {"again": self._seen[id(function)]}
+        self._see(function, "function")
         code = function.__code__
         tree: dict[str, Any] = {"function": "own", "code": None, "shown": {"name": name}}
         if self._source and (source := _source(code)):
@@ -437,9 +542,9 @@ class Describer:
                 code = compile(source.read(), file, "exec", dont_inherit=True)
         except (OSError, SyntaxError, ValueError, ImportError, AttributeError):
             return None
-        if name in self._seen.values():
+        if name in self._files:
             return {"again": name}
-        self._see(code, name)
+        self._files.add(name)
         tree: dict[str, Any] = {"module": name, "code": None}
         self._functions.append((tree, code, True))
         imported = {}
@@ -457,8 +562,8 @@ class Describer:
         if not is_own_class(cls):
             return {"class": _name_of(cls)}
         if id(cls) in self._seen:
-            return {"again": "class"}
-        self._see(cls, cls.__qualname__)
+            return {"again": self._seen[id(cls)]}
+        self._see(cls, "class")
         tree: dict[str, Any] = {"class": "own", "shown": {"name": cls.__qualname__.rpartition("<locals>.")[2]}}
         bases = [self._class(base) for base in cls.__bases__ if base is not object]
         # Methods are called by name where a base that is installed does the calling.
@@ -496,9 +601,9 @@ class Describer:
         cls = type(value)
         name = cls.__qualname__.rpartition("<locals>.")[2]
         if id(value) in self._seen:
-            return {"again": name}
-        self._see(value, name)
+            return {"again": self._seen[id(value)]}
         own = is_own_class(cls)
+        self._see(value, "object" if own else name)
         tree: dict[str, Any] = {"object": "own" if own else _name_of(cls)}
         if own:
             tree["class"] = self._class(cls)
@@ -517,8 +622,7 @@ class Describer:
 
     def _module(self, module: nn.Module) -> dict[str, Tree]:
         if isinstance(module, torch.jit.ScriptModule):
-            tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-            return {"script": digest(module.code.encode()), "attributes": self._places(module, tensors)}
+            return self._script(module)
         compiled = vars(module)["_modules"].get("_orig_mod")
         if compiled is not None and not is_own_class(type(module)):
             return {"compiled": self._describe(compiled)}
@@ -529,18 +633,36 @@ class Describer:
         hooks = [function for kind in _HOOKS for function in vars(module).get(kind, {}).values()]
         if hooks:
             tree["hooks"] = [self._describe(function) for function in hooks]
+        children = list(vars(module)["_modules"])
+        if children != sorted(children):  # the order in which a Sequential calls them
+            tree["order"] = self.place(module, ".order", children)
         training = self.place(module, ".training", module.training)
         if not training and self._modes:
             tree["training"] = False
         return tree
+
+    def _script(self, module: torch.jit.ScriptModule) -> dict[str, Tree]:
+        texts: list[str] = []
+        held: dict[str, Any] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for path, part in module.named_modules():
+            if not isinstance(part, torch.jit.ScriptModule):
+                continue
+            texts.append(_MANGLED.sub("", part.code if hasattr(part, "forward") else ""))
+            for name in _SCRIPT_ATTRIBUTE.findall(part._c.dump_to_str(False, True, False)):
+                value = part._c.getattr(name)
+                if name != "training" and isinstance(value, bool | int | float | str | list | tuple | dict):
+                    held[f"{path}.{name}" if path else name] = value
+        return {"code": digest("\n".join(texts).encode()), "attributes": self._places(module, held)}
 
     def _loader(self, loader: DataLoader[Any]) -> dict[str, Tree]:
         """What decides the batches; workers and memory do not, and the order of torch's own samplers is ours."""
         parts: dict[str, Any] = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
         if loader.worker_init_fn is not None:
             parts["worker_init_fn"] = loader.worker_init_fn
-        if isinstance(loader.dataset, IterableDataset):
+        parts |= {name: item for name, item in vars(loader).items() if name not in _OF_LOADERS}
+        if isinstance(loader.dataset, IterableDataset):  # each worker reads a stream of its own
             parts |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+            parts |= {"num_workers": loader.num_workers} if loader.num_workers else {}
         elif loader.batch_size is None and loader.batch_sampler is not None:
             parts["batch_sampler"] = loader.batch_sampler
         else:
@@ -561,7 +683,10 @@ class Describer:
         """The attributes of an object, or what pickling would say of it."""
         start = len(self._pending)
         if own or _has_plain_state(value):
-            tree = self._attributes(value)
+            # An own class may stand on one of C, whose content is no attribute.
+            tree = (self._reduced(value) if own and _is_reduced_by_a_base(type(value)) else None) or self._attributes(
+                value
+            )
             self._settle(start)
             return tree
         reduced = self._reduced(value)
@@ -587,18 +712,17 @@ class Describer:
                     if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
                         state[slot] = getattr(value, slot)
         if isinstance(value, Sampler):
-            # They are told the epoch, and generators of theirs are addressed by it.
-            skipped = {"epoch", "data_source"}
-            state = {
-                key: item for key, item in state.items() if key not in skipped and not isinstance(item, _GENERATORS)
-            }
+            if isinstance(state.get("generator"), torch.Generator):  # the engine seeds it for each epoch
+                del state["generator"]
+            if type(value) in (RandomSampler, SequentialSampler):  # they ask for its length alone
+                state["data_source"] = len(state["data_source"])
         tree: dict[str, Tree] = {"attributes": self._places(value, state)}
         if isinstance(value, dict):
             tree["items"] = self._mapping(dict(value))
         elif isinstance(value, list | tuple):
             tree["items"] = self._list(list(value))
         elif isinstance(value, set | frozenset):
-            tree["items"] = sorted((self._describe(item) for item in value), key=canonical)
+            tree["items"] = self._set(value)
         elif isinstance(value, int | float | complex | str | bytes):
             tree["value"] = repr(value.__reduce_ex__(2)[1][1:]) if isinstance(value, bytes) else str(value)
         return tree
@@ -628,15 +752,21 @@ class Describer:
         if items is not None:
             tree["items"] = self._list(list(items))
         if pairs is not None:
-            tree["items"] = self._mapping(dict(pairs))
+            ordered = isinstance(value, OrderedDict)
+            tree["items"] = self._list([[*pair] for pair in pairs]) if ordered else self._mapping(dict(pairs))
         return tree
 
-    def _see(self, value: Any, name: str) -> None:
-        self._seen[id(value)] = name
+    def _see(self, value: Any, kind: str) -> None:
+        """Give it a name for the places at which it stands again: which of two alike it is counts."""
+        self._kinds[kind] += 1
+        self._seen[id(value)] = f"{kind} {self._kinds[kind]}"
         self._keep.append(value)  # so that its id stays its own
 
 
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_TENSORS = (Tensor, nn.Parameter, nn.Buffer, torch.nn.parameter.Buffer)
+# Numbers that TorchScript adds to names, which count all that was compiled in a process; and the attributes of a dump.
+_MANGLED = re.compile(r"___torch_mangle_\d+\.")
+_SCRIPT_ATTRIBUTE = re.compile(r"^    (\w+) = ", re.MULTILINE)
 
 
 def _defaults(function: types.FunctionType) -> list[tuple[str, Any]]:
@@ -657,9 +787,9 @@ def is_own_code(function: types.FunctionType) -> bool:
 
 
 def is_own_class(cls: type) -> bool:
-    """Whether a class is the user's."""
-    module: Any = cls.__module__  # of some types of extensions it is a descriptor
-    return isinstance(module, str) and not _is_installed_module(module)
+    """Whether a class, or one that it stands on, is the user's: libraries make classes from those they are given."""
+    # Of some types of extensions the module is a descriptor.
+    return any(isinstance(base.__module__, str) and not _is_installed_module(base.__module__) for base in cls.__mro__)
 
 
 def _is_installed_module(name: str) -> bool:
@@ -687,6 +817,14 @@ def _has_plain_state(value: Any) -> bool:
     """Whether the attributes of an installed class's object are all there is to it, as pickling would have it."""
     cls = type(value)
     return isinstance(value, Dataset | Sampler) and "__reduce_ex__" not in _names_of(cls)
+
+
+def _is_reduced_by_a_base(cls: type) -> bool:
+    """Whether a base that is installed says by itself how its objects are pickled."""
+    if issubclass(cls, Dataset | Sampler):
+        return False
+    installed = [base for base in cls.__mro__ if base is not object and not is_own_class(base)]
+    return any(not {"__reduce__", "__reduce_ex__"}.isdisjoint(vars(base)) for base in installed)
 
 
 def _plain_attributes(value: Any) -> Mapping[str, Any]:
@@ -723,13 +861,28 @@ def _bytes_of(tensor: Tensor) -> Any:
     return plain.reshape(-1).view(torch.uint8).numpy()
 
 
+def _checksum(array: np.ndarray[Any, Any]) -> int | None:
+    """Says at a tenth of the cost of a hash whether training has changed an array, which counts no changes itself."""
+    if not array.flags.writeable or not array.size:
+        return None
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = len(data) // 8 * 8
+    return int(data[:whole].view(np.uint64).sum(dtype=np.uint64)) + int(data[whole:].sum(dtype=np.uint64))
+
+
 def _listed(value: Any) -> Any:
     """The values of a small tensor or array, for people."""
     plain = value.detach().cpu().tolist() if isinstance(value, Tensor) else value.tolist()
-    return json.loads(json.dumps(plain, default=str).replace("NaN", '"nan"').replace("Infinity", '"inf"'))
+    return _finite(json.loads(json.dumps(plain, default=str)))
 
 
-def _longcanonical(text: str) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _long_text(text: str) -> dict[str, Any]:
     return {"text": text[:80], "length": len(text), "sha256": digest(text.encode(errors="surrogatepass"))}
 
 

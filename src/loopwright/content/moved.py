@@ -7,6 +7,7 @@ finds there what the training left says what was there before it. Anything else 
 
 from __future__ import annotations
 
+import sys
 import weakref
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ class Moved:
 
     def __init__(self) -> None:
         self._owners: dict[int, tuple[Any, dict[str, tuple[Any, Any]]]] = {}
+        self._kept: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
         return bool(self._owners)
@@ -39,9 +41,16 @@ class Moved:
             try:
                 kept: Any = weakref.ref(owner, partial(self._forget, id(owner)))
             except TypeError:  # a dictionary of globals, a cell: it is kept, so that its id stays its own
-                kept = lambda: owner  # noqa: E731
+                self._kept[id(owner)], kept = owner, partial(self._kept.get, id(owner))
             self._owners[id(owner)] = (kept, places)
         places[name] = (after, before)
+
+    def tidy(self) -> None:
+        """Let go of owners that nothing else holds: the cells of functions that are gone, with all that is in them."""
+        for key in list(self._kept):
+            if sys.getrefcount(self._kept[key]) <= 2:  # the dictionary, and the call itself
+                del self._kept[key]
+                self._owners.pop(key, None)
 
     def _forget(self, key: int, _: Any) -> None:
         self._owners.pop(key, None)

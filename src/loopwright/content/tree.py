@@ -152,6 +152,6 @@ _KINDS = (
 # Keys below which every value says its name, which takes no part.
 _BY_PLACE = frozenset({"closes_over", "defaults"})
 # Keys of a node that name a place themselves.
-_SAID = frozenset({"first weights", "items", "arguments", "hooks", "state"})
+_SAID = frozenset({"first weights", "items", "arguments", "hooks", "state", "order", "subclass"})
 # Keys of a node below which every value has a name.
 _BY_NAME = frozenset({"attributes", "methods", "globals", "mapping", "keywords", "keyword_defaults", "imports"})
