@@ -348,6 +348,19 @@ def test_a_set_of_functions_is_the_same_under_any_addresses() -> None:
     assert len(found) == 1
 
 
+def test_where_code_stands_does_not_count() -> None:
+    source = (
+        "import logging\nlog = logging.getLogger(__name__)\n"
+        "def loss(p, t):\n  log.info(__name__, __file__)\n  return p - t"
+    )
+    found = set()
+    for name in ("__main__", "losses"):
+        held: dict[str, Any] = {"__name__": name, "__file__": f"/a/{name}.py"}
+        exec(source, held)
+        found.add(described(loss=held["loss"]).now.digest())
+    assert len(found) == 1
+
+
 def test_code_laid_out_over_other_lines_is_the_same() -> None:
     held: dict[str, Any] = {}
     exec("def f(a, b):\n  c = a * b; d = c + a\n  return d, c\ndef g(a, b):\n  c = (a\n  * b)\n  d = (c\n  +\n  a)\n"

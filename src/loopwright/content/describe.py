@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import json
 import linecache
+import logging
 import math
 import re
 import sys
@@ -68,6 +69,8 @@ _FUNCTIONS = (types.FunctionType, functools.partial, classmethod, staticmethod, 
 # What every module has; hooks among it are looked at by themselves.
 _OF_MODULES = frozenset(vars(nn.Module())) | {"_forward_hooks_with_kwargs"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+# What a module's namespace says about its place.
+_OF_FILES = frozenset({"__name__", "__file__", "__package__", "__spec__", "__loader__", "__path__", "__cached__"})
 # What every loader has; what decides its batches is looked at by itself.
 _OF_LOADERS = frozenset(vars(DataLoader(TensorDataset(torch.zeros(1)))))
 # Bases that call the methods of a class by position, as far as a training goes.
@@ -289,6 +292,8 @@ class Describer:
             return {"weak": self._describe(value())}
         if isinstance(value, _LOCKS):
             return {"object": "lock"}
+        if isinstance(value, logging.Logger | logging.LoggerAdapter):  # named after the module it stands in
+            return {"object": "logger"}
         return self._object(value)
 
     # Numbers and collections
@@ -505,6 +510,8 @@ class Describer:
         trees: dict[str, Tree] = {}
         for chain in found.globals:
             name, *attributes = chain
+            if name in _OF_FILES:
+                continue
             if name not in namespace:
                 if not hasattr(builtins, name) and not name.startswith("__"):
                     trees[name] = {"unbound": True}
