@@ -209,11 +209,15 @@ def test_the_same_call_in_the_same_process_is_the_same_training(
     assert finished.run == stopped.run and calls == CALLS
     assert not torch.equal(model.weight, weights["weight"])
     assert differs(caplog) == []
+    # Another call begins from what stands there now, and is known by that as well.
+    other = again(lr=0.5)
+    assert other.run != stopped.run and len(differs(caplog)) == 1
+    assert again(lr=0.5).run == other.run and differs(caplog) == []
     # What training did not move is what it is.
     loss.calls = 1000
     assert again().run != stopped.run
     (line,) = differs(caplog)
-    assert "the loss: `calls` was 0, is now 1000" in line
+    assert "`calls` was " in line and ", is now 1000" in line
 
 
 def test_a_module_that_was_trained_begins_a_new_run_from_where_it_is(tmp_path: Path) -> None:

@@ -74,8 +74,9 @@ class Objects(Functions):
         if hooks:
             tree["hooks"] = [self._describe(function) for function in hooks]
         children = list(vars(module)["_modules"])
-        if children != sorted(children):  # the order in which a Sequential calls them
-            tree["order"] = self.place(module, ".order", children)
+        order = self.place(module, ".order", children)
+        if order != sorted(order):  # in which a Sequential calls them
+            tree["order"] = order
         training = self.place(module, ".training", module.training)
         if not training and self._modes:
             tree["training"] = False

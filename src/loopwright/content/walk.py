@@ -47,10 +47,13 @@ class Walk(ABC):
         """The tree of any object."""
 
     def place(self, owner: Any, name: str, tree: Tree) -> Tree:
-        """What stands at a place of an owner, or stood there before an earlier training."""
+        """What stands at a place of an owner, or stood there before an earlier training.
+
+        An owner that training has made is what it is: the place that holds it is what has changed.
+        """
         tree = self._moved.before(owner, name, tree)
-        if self._before is not None:
-            before = self._before.get(id(owner), {}).get(name, ABSENT)
+        if self._before is not None and id(owner) in self._before:
+            before = self._before[id(owner)].get(name, ABSENT)
             if not same(before, tree):
                 self._moved.remember(owner, name, tree, before)
             tree = before
