@@ -126,7 +126,7 @@ def _train(
         "run_id": built.run_id,
         "parent": parent,
         "deterministic": recipe.deterministic,
-        "bits_promised": recipe.deterministic,
+        "bits_promised": recipe.deterministic and _promised_by(parent),
         "device": str(built.device),
         "data_sha256": built.task.fingerprint(),
         "initial_weights_sha256": built.initial_sha256,
@@ -209,6 +209,12 @@ def _train(
     elif families and outcome.epochs:
         background.draw_later(where.path, families, each_epoch=recipe.plots.every_epoch)
     return outcome
+
+
+def _promised_by(parent: str | None) -> bool:
+    """A child can promise its bits where its parent did; a parent that is gone has said nothing else."""
+    recorded = read_json(Path(parent) / "environment.json") if parent is not None else None
+    return bool((recorded or {}).get("bits_promised", True))
 
 
 def _identity_without_code(built: Built) -> dict[str, str]:
