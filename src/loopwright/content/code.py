@@ -30,6 +30,8 @@ _KINDS = (
     | inspect.CO_ASYNC_GENERATOR
 )
 _STEP = re.compile(r"(?:LOAD|STORE)_FAST(?:_BORROW)?")
+# One list in some versions of Python, two in others.
+_JUMPS = frozenset(code for kind in ("hasjump", "hasjrel", "hasjabs") for code in getattr(dis, kind, ()))
 # The flag of CALL_FUNCTION_EX that says there is a mapping of keywords.
 _WITH_MAPPING = 1
 
@@ -167,7 +169,7 @@ def _operand(instruction: dis.Instruction, scope: _Scope, number_at: dict[int, i
         return " ".join(scope.variable(name) for name in _variables(instruction))
     if opcode in dis.hasname:
         return str(value)
-    if opcode in dis.hasjrel or opcode in dis.hasjabs:
+    if opcode in _JUMPS:
         return f"to {number_at.get(value, -1)}"
     return "" if instruction.arg is None else str(instruction.arg)
 

@@ -23,6 +23,8 @@ from loopwright.record.source import is_installed
 
 _MOST_SOURCE = 2000
 _FUNCTIONS = (types.FunctionType, functools.partial, classmethod, staticmethod, property, functools.cached_property)
+# Functions that make annotations, from Python 3.14 on.
+_ANNOTATIONS = frozenset({"__annotate__", "__annotate_func__"})
 # What a module's namespace says about its place.
 _OF_FILES = frozenset({"__name__", "__file__", "__package__", "__spec__", "__loader__", "__path__", "__cached__"})
 # Bases that call the methods of a class by position, as far as a training goes.
@@ -164,6 +166,8 @@ class Functions(Values):
         by_name = any(not is_own_class(base) and base not in _BY_POSITION for base in cls.__mro__)
         methods, plain = {}, {}
         for name, member in sorted(vars(cls).items()):
+            if name in _ANNOTATIONS:
+                continue
             if isinstance(member, _FUNCTIONS):
                 with self._at(name):
                     methods[name] = self._method(member, by_name)

@@ -26,14 +26,14 @@ def is_own_class(cls: type) -> bool:
 
 
 def is_installed_module(name: str) -> bool:
+    if name == "__main__":  # what a notebook's kernel or a test runner was started from is installed, its cells are not
+        return False
     root = name.partition(".")[0]
     if root in sys.builtin_module_names:
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
     if isinstance(file, str):
         return is_installed(file)
-    if name == "__main__":
-        return False
     return root in sys.stdlib_module_names or _has_installed_file(root)
 
 

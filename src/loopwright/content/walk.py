@@ -31,12 +31,14 @@ class Walk(ABC):
     ) -> None:
         self.places: dict[int, dict[str, Tree]] = {}
         self.unknown: dict[str, str] = {}
+        # Unknown so far: an object of an installed class around it may take it away and be unknown as a whole.
         self._pending: list[tuple[str, str]] = []
         self._moved, self._source = moved, source
         self._before = None if before is None else before.places
         # Data are hashed once, although several arguments hold them, and are not hashed again after training.
         self._digests: dict[int, tuple[Any, Any, str]] = {} if hashed is None else hashed._digests
         self._keep: list[Any] = []
+        # The argument in which a parameter came first: training moves it in the others as well.
         self._homes: dict[int, str] = {}
         self._is_alone = False
         self._path: list[str] = []
@@ -62,12 +64,14 @@ class Walk(ABC):
         return tree
 
     def _begin(self) -> None:
+        # What has been described in this argument, by the name it got; how many of each kind; and the collections open.
         self._seen: dict[int, str] = {}
         self._kinds: Counter[str] = Counter()
         self._files: set[str] = set()
         self._open: dict[int, int] = {}
         self._depth = self._count = 0
         self._weights: set[int] = set()
+        # Functions whose code waits for the keywords, and these.
         self._functions: list[tuple[dict[str, Any], types.CodeType, bool]] = []
         self._keywords: set[str] = set()
         self._any_keyword = False
