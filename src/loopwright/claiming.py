@@ -113,7 +113,10 @@ def _newest_of_an_earlier_build(runs: Sequence[Found], built: Built, state: Desc
 
 def _is_child(path: Path) -> bool:
     """A child went another way before its recipe applied, so it is not the training that its identity names."""
-    return (read_json(path / "environment.json") or {}).get("parent") is not None
+    recorded = read_json(path / "environment.json")
+    if recorded is None:  # it ended before its record began; only a child has a checkpoint by then
+        return (path / "checkpoints" / "index.json").exists()
+    return recorded.get("parent") is not None
 
 
 def _say_what_code_differs(finished: Found) -> None:
@@ -132,7 +135,7 @@ def _say_what_differs(newest: Found, config: Mapping[str, Any], built: Built) ->
         lines = [line for line in lines if not line.startswith("task.") or line.startswith("task.directions")]
     if built.arguments is not None and arguments is not None:
         lines += built.arguments.differences(arguments)
-    elif recorded.get("data_sha256", "") != built.task.fingerprint():
+    elif recorded and recorded.get("data_sha256", "") != built.task.fingerprint():
         lines.append("the data (their content has another hash)")
     log.warning(
         "no run of this recipe to resume, so a new one starts; the newest of the same name, %s, differs in: %s",

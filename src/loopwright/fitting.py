@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ from loopwright.record.read import read_config
 from loopwright.streams import Streams
 from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
 
+# The nearest key of a recipe, where `fit` has an argument for it.
+_HINTED = re.compile(r"did you mean `(?:train\.(\w+)|(optim|optim\.lr))`")
+
+
+def _as_argument(hint: re.Match[str]) -> str:
+    return f"did you mean `{hint[1] or {'optim': 'optimizer', 'optim.lr': 'lr'}[hint[2]]}`"
+
 
 def fitting(
     model: nn.Module | Callable[[], nn.Module],
@@ -47,8 +55,17 @@ def fitting(
     """The recipe and the task that arguments of `fit` stand for, and these by content where a run is recorded."""
     if train is None:
         raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
+    if not isinstance(metrics or {}, Mapping):
+        raise ConfigError(f"`metrics` is a {type(metrics).__name__}; it should be a mapping of names to functions")
+    if not isinstance(recipe.get("stop") or {}, Mapping):
+        raise ConfigError(
+            f"`stop` is {recipe['stop']!r}; it should be a mapping of keys, for example {{'patience': 5}}"
+        )
     pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}
     functions = {key: function for key, (function, _) in pairs.items()}
+    for key, function in functions.items():
+        if not callable(function):
+            raise ConfigError(f"`metrics` has {key!r}: {function!r}; it should be a function of (prediction, target)")
     streams = Streams(seed)
     arguments = None
     record = recipe.get("record")
@@ -98,7 +115,10 @@ def fitting(
         **recipe,
         "train": {"epochs": epochs, "batch_size": batch_size, **portions},
     }
-    parsed = parse(tree)
+    try:
+        parsed = parse(tree)
+    except ConfigError as error:
+        raise ConfigError(_HINTED.sub(_as_argument, problem) for problem in error.problems) from None
     device, batch = resolve_device(parsed.device), parsed.train.batch_size
     try:
         loaders: dict[Split, Any] = {

@@ -306,3 +306,45 @@ def test_a_finished_recipe_says_that_registered_code_has_changed(
     assert isinstance(again, Outcome) and again.run == first.run
     (line,) = [record.message for record in caplog.records if "code has changed" in record.message]
     assert line == f"code has changed since {first.run} was trained: loopwright/models/mlp.py"
+
+
+def test_a_child_whose_checkpoint_did_not_fit_is_not_taken_for_the_training_itself(tmp_path: Path) -> None:
+    def unbiased() -> nn.Module:
+        return nn.Linear(3, 1, bias=False)
+
+    first = fit(out=tmp_path)
+    assert first.run is not None
+    with pytest.raises(RunError, match=r"Unexpected key\(s\) in state_dict: \"bias\""):
+        fit(out=tmp_path, model=unbiased, epochs=4, resume=first.run)
+    assert fit(out=tmp_path, model=unbiased, epochs=4).steps == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optimiser": "adam"}, "did you mean `optimizer`?"),
+        ({"epoch": 3}, "did you mean `epochs`?"),
+        ({"clipnorm": 1.0}, "did you mean `clip_norm`?"),
+        ({"stop": 5}, "`stop` is 5; it should be a mapping of keys"),
+        ({"metrics": [len]}, "`metrics` is a list; it should be a mapping of names to functions"),
+        ({"metrics": {"x": 3}}, "`metrics` has 'x': 3; it should be a function of (prediction, target)"),
+    ],
+)
+def test_a_mistake_in_an_argument_names_the_argument_and_leaves_no_run(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        fit(out=tmp_path, **given)
+    assert said in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_gradient_norms_left_out_when_a_run_goes_on_do_not_enter_their_mean(tmp_path: Path) -> None:
+    whole = fit(out=tmp_path / "whole", record={"grad_norm": True}, epochs=1)
+    norms = [float(row.split(",")[-1]) for row in (Path(str(whole.run)) / "steps.csv").read_text().splitlines()[1:]]
+    for extra in (0, 1):  # interrupted once, or twice
+        out = tmp_path / str(extra)
+        fit(out=out, record={"grad_norm": True}, epochs=1, hooks=[Signal(2)])
+        if extra:
+            fit(out=out, epochs=1, hooks=[Signal(3)])
+        last = fit(out=out, epochs=1).last
+        assert last is not None and last["train_grad_norm"] == sum(norms[:2]) / 2

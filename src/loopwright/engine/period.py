@@ -37,6 +37,7 @@ class Period:
         self.skipped = (
             0  # steps whose norm is not finite: updates that fp16 left out, their gradients having overflowed
         )
+        self.unmeasured = 0  # steps without a norm: `record.grad_norm` may be left out when a run goes on
         self._newest: StepInfo | None = None
         self._pending: list[StepInfo] = []
 
@@ -80,6 +81,8 @@ class Period:
                     self.norm_max = max(self.norm_max, norm)
                 else:
                     self.skipped += 1
+            else:
+                self.unmeasured += 1
             rows.append(row)
         self._newest = self._pending[-1] if self._pending else self._newest
         self._pending.clear()
@@ -92,7 +95,7 @@ class Period:
         row: dict[str, float | None] = {"train_loss": self.loss_sum / self.samples if self.samples else math.nan}
         row |= {f"train_{name}": total / count if count else None for name, (total, count) in self.parts.items()}
         if self.norm_max >= 0 or self.skipped:  # a table keeps the columns of its first row
-            counted = self.steps - self.skipped
+            counted = self.steps - self.skipped - self.unmeasured
             row |= {
                 "train_grad_norm": self.norm_sum / counted if counted else None,
                 "train_grad_norm_max": self.norm_max if counted else None,
@@ -100,6 +103,7 @@ class Period:
         return row
 
     def state_dict(self) -> dict[str, Any]:
+        some = {"unmeasured": self.unmeasured} if 0 < self.unmeasured < self.steps else {}
         return {
             "steps": self.steps,
             "samples": self.samples,
@@ -109,6 +113,7 @@ class Period:
             "norm_max": self.norm_max,
             "skipped": self.skipped,
             "seconds": self.seconds,
+            **some,
         }
 
     @classmethod
@@ -116,5 +121,7 @@ class Period:
         period = cls()
         for name in ("steps", "samples", "loss_sum", "norm_sum", "norm_max", "skipped", "seconds"):
             setattr(period, name, saved[name])
+        known = saved["norm_max"] >= 0 or saved["skipped"]
+        period.unmeasured = saved.get("unmeasured", 0 if known else saved["steps"])
         period.parts = {name: (total, count) for name, (total, count) in saved["parts"].items()}
         return period

@@ -102,7 +102,7 @@ def fits(path: Path) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        said = (str(error).splitlines() or [""])[0][:200]
+        said = " ".join(str(error).split())[:300]
         raise RunError(f"checkpoint {path} does not fit this run: {type(error).__name__}: {said}") from error
 
 

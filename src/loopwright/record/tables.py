@@ -65,8 +65,8 @@ class Table:
         new = sorted(set(row) - set(self._columns))
         if new and self._continued:
             raise RunError(
-                f"{self._file.path} has no column {', '.join(new)}, which the recipe now writes: a child keeps the columns "
-                "of its parent; leave out the override that adds them, or start a new run"
+                f"{self._file.path} has no column {', '.join(new)}, which the recipe now writes: a run keeps the columns "
+                "that it, or its parent, began with; leave out the key that adds them, or start a new run"
             )
         if new:
             raise RuntimeError(
