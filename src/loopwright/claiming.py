@@ -11,6 +11,7 @@ from loopwright.building import Built
 from loopwright.config.identity import differing_keys, former_recipe_id
 from loopwright.config.schema import plain
 from loopwright.content.arguments import Described
+from loopwright.content.recorded import FILE as ARGUMENTS
 from loopwright.content.recorded import PYTHON, read_arguments
 from loopwright.engine.outcome import Outcome
 from loopwright.record.lock import DirectoryLock
@@ -20,6 +21,10 @@ from loopwright.record.source import changed_files, listed, source_hashes
 from loopwright.results import outcome_of
 
 log = logging.getLogger("loopwright")
+
+# So many of the newest runs are compared with a call that fits none of them.
+_MOST_COMPARED = 10
+_MOST_LINES = 1_000
 
 
 def claim(
@@ -48,7 +53,7 @@ def claim(
             check_contained(newest.path)
             return Run.open(newest.path), None
         if same_name:
-            _say_what_differs(same_name[-1], config, built)
+            _say_what_differs(same_name, config, built)
         return Run.create(root, name, built.run_id, config, overrides), None
     finally:
         turn.release()
@@ -82,7 +87,10 @@ def _newest(runs: Sequence[Found], recipe_id: str) -> Found | None:
 
 def _newest_of_another_python(runs: Sequence[Found], recipe_id: str) -> Found | None:
     for found in reversed(runs):
-        recorded = read_json(found.path / "environment.json") or {}
+        file = found.path / "environment.json"
+        if not file.is_file() or recipe_id.encode() not in file.read_bytes():  # parsing a thousand of them takes long
+            continue
+        recorded = read_json(file) or {}
         if recorded.get("recipe_id_without_code") != recipe_id or recorded.get("parent") is not None:
             continue
         python = (read_arguments(found.path) or {}).get("python")
@@ -98,7 +106,7 @@ def _newest_of_another_python(runs: Sequence[Found], recipe_id: str) -> Found | 
 
 
 def _newest_of_an_earlier_build(runs: Sequence[Found], built: Built, state: Described) -> Found | None:
-    former = [found for found in runs if read_arguments(found.path) is None]
+    former = [found for found in runs if not (found.path / "task" / ARGUMENTS).is_file()]
     if not former or built.arguments is None:
         return None
     found = _newest(former, former_recipe_id(built.recipe, built.arguments.former_data(), state.initial_sha256))
@@ -127,18 +135,27 @@ def _say_what_code_differs(finished: Found) -> None:
         log.warning("code has changed since %s was trained: %s", finished.path, listed(changed))
 
 
-def _say_what_differs(newest: Found, config: Mapping[str, Any], built: Built) -> None:
-    lines = differing_keys(read_config(newest.path), config)
-    recorded = read_json(newest.path / "environment.json") or {}
-    arguments = read_arguments(newest.path)
+def _say_what_differs(same_name: Sequence[Found], config: Mapping[str, Any], built: Built) -> None:
+    """One line, with the run among the newest that differs least: it is the one that was changed."""
+    newest_first = list(reversed(same_name[-_MOST_COMPARED:]))
+    differing = [_differing(found, config, built) for found in newest_first]
+    nearest = min(range(len(differing)), key=lambda place: len(differing[place]) or _MOST_LINES)
+    log.warning(
+        "no run of this recipe to resume, so a new one starts; the nearest of the same name, %s, differs in: %s",
+        newest_first[nearest].path.name,
+        "; ".join(differing[nearest]) or "nothing that is recorded",
+    )
+
+
+def _differing(found: Found, config: Mapping[str, Any], built: Built) -> list[str]:
+    """A line for each thing in which a recorded run is not what is asked for now."""
+    lines = differing_keys(read_config(found.path), config)
+    recorded = read_json(found.path / "environment.json") or {}
+    arguments = read_arguments(found.path)
     if built.arguments is not None:
         lines = [line for line in lines if not line.startswith("task.") or line.startswith("task.directions")]
     if built.arguments is not None and arguments is not None:
         lines += built.arguments.differences(arguments)
     elif recorded and recorded.get("data_sha256", "") != built.task.fingerprint():
         lines.append("the data (their content has another hash)")
-    log.warning(
-        "no run of this recipe to resume, so a new one starts; the newest of the same name, %s, differs in: %s",
-        newest.path.name,
-        "; ".join(lines) or "nothing that is recorded",
-    )
+    return lines

@@ -63,6 +63,16 @@ def test_another_weight_of_the_loss_is_another_run_with_its_own_numbers(
     assert fit(weighted, out=tmp_path, **data).run == second.run
 
 
+def test_what_differs_is_said_of_the_nearest_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = fit(nn.HuberLoss(delta=1.0), out=tmp_path)
+    fit(nn.L1Loss(), out=tmp_path, lr=0.5, batch_size=5)
+    caplog.clear()
+    fit(nn.HuberLoss(delta=2.0), out=tmp_path)
+    assert first.run is not None
+    (line,) = [record.message for record in caplog.records if "a new one starts" in record.message]
+    assert f"the nearest of the same name, {Path(first.run).name}, differs in: the loss: `delta` was 1.0" in line
+
+
 def test_an_interrupted_run_does_not_go_on_under_another_loss(tmp_path: Path) -> None:
     stopped = fit(nn.HuberLoss(delta=1.0), out=tmp_path, hooks=[Signal(7)])
     other = fit(nn.HuberLoss(delta=0.1), out=tmp_path)
