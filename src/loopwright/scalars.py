@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 KEY = "numpy_scalar"
 _PYTHONS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float, "c": complex, "U": str}
 _KINDS = "biufcmMSU"
 
 
+def is_scalar(value: Any) -> bool:
+    """Whether a value is a scalar of NumPy, which is not imported to say so: where it is not, there is none."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
+
+
 def as_plain(tree: Any) -> Any:
     """A tree whose NumPy numbers and texts are Python's; a date, which Python has no number for, stays."""
-    if isinstance(tree, np.generic):
+    if is_scalar(tree):
         python = _PYTHONS.get(tree.dtype.kind)
         return tree if python is None else python(tree)
     if isinstance(tree, Mapping):
@@ -25,7 +30,7 @@ def as_plain(tree: Any) -> Any:
 
 def can_be_packed(value: Any) -> bool:
     """Whether a value is a scalar of NumPy itself, for which `packed` finds words."""
-    return isinstance(value, np.generic) and value.dtype.kind in _KINDS and type(value) is value.dtype.type
+    return is_scalar(value) and value.dtype.kind in _KINDS and type(value) is value.dtype.type
 
 
 def packed(tree: Any) -> Any:
@@ -47,6 +52,8 @@ def unpacked(tree: Any) -> Any:
 
 
 def _packed(scalar: Any) -> dict[str, Any]:
+    import numpy as np
+
     dtype = scalar.dtype
     if dtype.kind in "SU":
         return {KEY: dtype.kind, "value": (bytes if dtype.kind == "S" else str)(scalar)}
@@ -61,4 +68,6 @@ def _packed(scalar: Any) -> dict[str, Any]:
 
 
 def _unpacked(name: str, value: Any) -> Any:
+    import numpy as np
+
     return np.dtype(name).type(value) if name in "SU" else np.frombuffer(value, np.dtype(name))[0]
