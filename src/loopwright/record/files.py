@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from loopwright.errors import MachineError, RunError
-from loopwright.scalars import as_plain
+from loopwright.scalars import as_plain, is_scalar
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -187,7 +185,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    value = as_plain(value) if isinstance(value, np.generic) else value
+    value = as_plain(value) if is_scalar(value) else value
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if isinstance(value, Mapping):
