@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,14 @@ from loopwright.record.settings import RecordSettings
 SMALL = nn.Linear(3, 2)
 
 
-def recorder_at(run: Path) -> RunRecorder:
+@contextmanager
+def recorder_at(run: Path) -> Iterator[RunRecorder]:
     run.mkdir()
     settings = RecordSettings(checkpoint_every=Duration.parse("1 steps"))
-    lock = DirectoryLock(run / ".lock").acquire()
-    return RunRecorder(run, settings, ranking=Ranking("val_loss", "min"), seed=1, config={}, lock=lock)
+    with DirectoryLock(run / ".lock") as lock:
+        recorder = RunRecorder(run, settings, ranking=Ranking("val_loss", "min"), seed=1, config={}, lock=lock)
+        yield recorder
+        recorder.close()
 
 
 def state_of(model: nn.Module) -> TrainState:
@@ -60,45 +65,43 @@ def held_writer(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def test_training_goes_on_while_a_save_is_written(tmp_path: Path, held_writer: threading.Event) -> None:
     """What is written is what was there at the step, however far the training has come meanwhile."""
-    recorder = recorder_at(tmp_path / "run")
-    state = state_of(nn.Linear(3, 2))
-    assert not recorder.open(state)
-    advance(state)
-    wanted = {name: value.clone() for name, value in state.model.state_dict().items()}
-    recorder.checkpoint(state, frozenset({"best"}), now=False)  # returns: nobody has waited for the writer
-    for _ in range(3):
+    with recorder_at(tmp_path / "run") as recorder:
+        state = state_of(nn.Linear(3, 2))
+        assert not recorder.open(state)
         advance(state)
-    held_writer.set()
-    recorder.wait()
-    entry = recorder.index.last
-    assert entry is not None and entry.step == 1
-    saved = recorder.index.load(entry)["model_state_dict"]
-    assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
-    recorder.close()
+        wanted = {name: value.clone() for name, value in state.model.state_dict().items()}
+        recorder.checkpoint(state, frozenset({"best"}), now=False)  # returns: nobody has waited for the writer
+        for _ in range(3):
+            advance(state)
+        held_writer.set()
+        recorder.wait()
+        entry = recorder.index.last
+        assert entry is not None and entry.step == 1
+        saved = recorder.index.load(entry)["model_state_dict"]
+        assert all(torch.equal(saved[name], wanted[name]) for name in wanted)
 
 
 def test_a_save_that_is_being_written_is_not_the_newest(tmp_path: Path, held_writer: threading.Event) -> None:
     run = tmp_path / "run"
-    recorder = recorder_at(run)
-    state = state_of(nn.Linear(3, 2))
-    recorder.open(state)
-    held_writer.set()
-    advance(state)
-    recorder.checkpoint(state, frozenset(), now=True)
-    held_writer.clear()
-    advance(state)
-    recorder.checkpoint(state, frozenset(), now=False)
-    (run / "checkpoints/step_000000002.pt").write_bytes(b"half of it")
-    index = Index.read(run / "checkpoints")
-    assert index.last is not None and index.last.step == 1 and not index.from_files
-    found = index.newest_valid()
-    assert found is not None and found[0].step == 1
-    assert (run / "checkpoints/last.pt").readlink() == Path("step_000000001.pt")
-    held_writer.set()
-    recorder.wait()
-    index = Index.read(run / "checkpoints")
-    assert index.last is not None and index.last.step == 2 and index.load(index.last)["step"] == 2
-    recorder.close()
+    with recorder_at(run) as recorder:
+        state = state_of(nn.Linear(3, 2))
+        recorder.open(state)
+        held_writer.set()
+        advance(state)
+        recorder.checkpoint(state, frozenset(), now=True)
+        held_writer.clear()
+        advance(state)
+        recorder.checkpoint(state, frozenset(), now=False)
+        (run / "checkpoints/step_000000002.pt").write_bytes(b"half of it")
+        index = Index.read(run / "checkpoints")
+        assert index.last is not None and index.last.step == 1 and not index.from_files
+        found = index.newest_valid()
+        assert found is not None and found[0].step == 1
+        assert (run / "checkpoints/last.pt").readlink() == Path("step_000000001.pt")
+        held_writer.set()
+        recorder.wait()
+        index = Index.read(run / "checkpoints")
+        assert index.last is not None and index.last.step == 2 and index.load(index.last)["step"] == 2
 
 
 def test_streamed_bytes_are_those_of_the_whole(tmp_path: Path) -> None:
@@ -146,16 +149,14 @@ def mib(name):
         return next(int(line.split()[1]) for line in file if line.startswith(name)) / 1024
 
 def peak(size, run):
-    recorder = resources.recorder_at(Path(run))
-    state = resources.state_of(nn.Linear(1024, size * 256, bias=False))
-    recorder.open(state)
-    resources.advance(state)
-    before = mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    recorder.checkpoint(state, frozenset({"best"}), now=True)
-    held = mib("VmHWM") - before
-    recorder.close()
-    return held
+    with resources.recorder_at(Path(run)) as recorder:
+        state = resources.state_of(nn.Linear(1024, size * 256, bias=False))
+        recorder.open(state)
+        resources.advance(state)
+        before = mib("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        recorder.checkpoint(state, frozenset({"best"}), now=True)
+        return mib("VmHWM") - before
 
 peak(1, sys.argv[1] + "/small")  # what is loaded by the first save of all is not the save's
 print(peak(150, sys.argv[1] + "/large") / 150)
