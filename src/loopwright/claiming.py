@@ -11,8 +11,8 @@ from loopwright.building import Built
 from loopwright.config.identity import differing_keys, former_recipe_id
 from loopwright.config.schema import plain
 from loopwright.content.arguments import Described
-from loopwright.content.recorded import FILE as ARGUMENTS
-from loopwright.content.recorded import PYTHON, read_arguments
+from loopwright.content.comparison import FILE as ARGUMENTS
+from loopwright.content.comparison import PYTHON, read_arguments
 from loopwright.engine.outcome import Outcome
 from loopwright.record.lock import DirectoryLock
 from loopwright.record.read import Found, check_contained, find_runs, read_config, read_json

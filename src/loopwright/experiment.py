@@ -18,8 +18,8 @@ from loopwright.claiming import claim
 from loopwright.config.identity import differing_keys, trajectory
 from loopwright.config.schema import Recipe, parse
 from loopwright.content.arguments import Arguments
-from loopwright.content.recorded import FILE as ARGUMENTS
-from loopwright.content.recorded import read_arguments
+from loopwright.content.comparison import FILE as ARGUMENTS
+from loopwright.content.comparison import read_arguments
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.fit import fit
 from loopwright.engine.history import History

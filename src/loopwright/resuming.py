@@ -13,7 +13,7 @@ from loopwright.config.compose import compose
 from loopwright.config.identity import trajectory
 from loopwright.config.schema import Recipe, parse, plain
 from loopwright.content.arguments import Arguments
-from loopwright.content.recorded import read_arguments
+from loopwright.content.comparison import read_arguments
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome

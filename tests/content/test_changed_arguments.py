@@ -31,7 +31,7 @@ from torch.utils.data import (
 )
 
 from loopwright.content.arguments import Arguments, Given
-from loopwright.content.recorded import differing_arguments
+from loopwright.content.comparison import differing_arguments
 
 X = torch.arange(24.0).reshape(12, 2)
 Y = X.sum(1, keepdim=True)

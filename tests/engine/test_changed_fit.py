@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import loopwright
 from loopwright import ConfigError, Outcome, RunError
-from loopwright.content import recorded as recorded_arguments
+from loopwright.content import comparison
 from loopwright.record.read import read_json
 from support.compare import assert_same
 from support.interruptions import Signal
@@ -290,7 +290,7 @@ def test_a_run_of_another_python_is_found_without_its_code(
 ) -> None:
     stopped = fit(lambda p, t: (p - t).abs().mean(), out=tmp_path, hooks=[Signal(7)])
     path = Path(stopped.run or "")
-    file = path / "task" / recorded_arguments.FILE
+    file = path / "task" / comparison.FILE
     facts = json.loads(file.read_text())
     file.write_text(json.dumps({**facts, "python": "3.99"}))
     other = fit(lambda p, t: (p - t).square().mean(), out=tmp_path)

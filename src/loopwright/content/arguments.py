@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from loopwright import clock
+from loopwright.content.comparison import PYTHON, differing_arguments, place_of, read_arguments
 from loopwright.content.describe import Describer
 from loopwright.content.moved import MOVED, Moved
-from loopwright.content.recorded import PYTHON, differing_arguments, place_of, read_arguments
 from loopwright.content.tree import Tree, canonical, digest
 from loopwright.engine.weights import weights_hash
 

@@ -12,7 +12,7 @@ from typing import Any
 from loopwright.config.identity import differing_keys, shapes_trajectory
 from loopwright.config.keys import walk
 from loopwright.config.schema import Recipe
-from loopwright.content.recorded import differing_arguments, read_arguments
+from loopwright.content.comparison import differing_arguments, read_arguments
 from loopwright.errors import RunError
 from loopwright.record.provenance import drift
 from loopwright.record.read import read_config, read_json, read_result
