@@ -392,3 +392,16 @@ def test_directory_that_is_no_run_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run"):
         Run.open(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_a_run_only_when_all_that_was_asked_for_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed between the two files leaves no run without its overrides."""
+    import loopwright.record.run as module
+
+    written: list[str] = []
+    inner = module.write_atomic
+    monkeypatch.setattr(module, "write_atomic", lambda path, *more: (written.append(path.name), inner(path, *more)))
+    module.Run.create(tmp_path, "a", "0123456789-s1", {}, ()).close()
+    assert written == ["overrides.yaml", "config.yaml"]

@@ -66,8 +66,8 @@ class Run:
                     attempt += 1
                     path = parent / f"{moment}-{identity}-{attempt}"
         run = cls(path, DirectoryLock(path / ".lock").acquire())
-        write_atomic(path / "config.yaml", to_yaml(config))
         write_atomic(path / "overrides.yaml", to_yaml(list(overrides)))
+        write_atomic(path / "config.yaml", to_yaml(config))  # last: with it the directory is a run, and a whole one
         sync_directory(parent)
         return run
 
