@@ -100,18 +100,20 @@ class MapLoader:
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
         """The batches of epoch `index` from batch `start` on, moved to the device."""
+        return (batch for batch, _ in self.dealt(index, start))
+
+    def dealt(self, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
+        """The same batches, each with the number of samples dealt to it: None for items that are batches already."""
         places = [[(index, row) for row in rows] for rows in self._order(index)[start:]]
         self._batches.batches = [place for (place,) in places] if self._unbatched else places
         if not self._batches.batches:
             return
         batches = iter(self._open())
-        while True:
+        for rows in places:
             # Items fetched in this process pin the global generators; training must not notice.
             with isolated():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield to_device(batch, self._device)
+                batch = next(batches)
+            yield to_device(batch, self._device), None if self._unbatched else len(rows)
 
     def _order(self, epoch: int) -> list[list[int]]:
         if self._own_order:

@@ -37,6 +37,10 @@ class TensorLoader:
         """The same loader over its first samples only."""
         return TensorLoader(tuple(t[:num_samples] for t in self.tensors), self.batch_size, self.streams)
 
+    def dealt(self, index: int, start: int = 0) -> Iterator[tuple[tuple[Tensor, ...], int]]:
+        """The same batches, each with its number of samples."""
+        return ((batch, len(batch[0])) for batch in self.epoch(index, start))
+
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The batches of epoch `index` (from 0), from batch `start` on."""
         first = start * self.batch_size

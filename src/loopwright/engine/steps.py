@@ -16,7 +16,7 @@ from loopwright.engine.loss import Loss
 from loopwright.engine.period import Scalar, StepInfo
 from loopwright.engine.precision import Autocast, autocast
 from loopwright.engine.state import NotFinite, TrainState
-from loopwright.engine.task import At, Loader, Task
+from loopwright.engine.task import At, Loader, Task, dealt
 from loopwright.streams import Streams, pin_torch
 
 LearningRate = Callable[[TrainState], float]
@@ -52,7 +52,7 @@ def steps(
     epoch = state.epoch + 1
     keys = _keys(streams, state.step + 1)
     cast = autocast(state.precision, device)
-    for batch in loader.epoch(state.epoch, state.batch):
+    for batch, num_samples in dealt(loader, state.epoch, state.batch):
         step = state.step + 1
         rate = lr(state)
         if rate != state.lr:
@@ -63,7 +63,7 @@ def steps(
                 task, state, batch, accumulate, streams, step, epoch, device, check_now, clip_norm, measure_norm, cast
             )
         else:
-            at = At(streams, step, epoch, device)
+            at = At(streams, step, epoch, device, 0, num_samples)
             updates = _updates(task, state, batch, at, check_now, clip_norm, measure_norm, cast)
         total: Scalar = 0.0
         parts: Mapping[str, tuple[Scalar, int]] | None

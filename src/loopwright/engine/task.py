@@ -25,12 +25,22 @@ class At:
 
     `step` and `epoch` count from 1: the step and epoch being worked on. `generator(purpose)` stands at the address
     (seed, purpose, step, micro-batch): the same for the same step whatever ran before it, different for every purpose.
+    `num_samples` is the number of samples dealt to the batch, None where its loader does not know.
     """
 
-    __slots__ = ("device", "epoch", "micro", "step", "streams")
+    __slots__ = ("device", "epoch", "micro", "num_samples", "step", "streams")
 
-    def __init__(self, streams: Streams, step: int, epoch: int, device: torch.device, micro: int = 0) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        step: int,
+        epoch: int,
+        device: torch.device,
+        micro: int = 0,
+        num_samples: int | None = None,
+    ) -> None:
         self.streams, self.step, self.epoch, self.device, self.micro = streams, step, epoch, device, micro
+        self.num_samples = num_samples
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh torch generator on the run's device, for one purpose of this step."""
@@ -41,7 +51,8 @@ class Loader(Protocol):
     """Batches of one split in addressed order.
 
     `len(loader)` is the number of batches of an epoch, `num_samples` the number of samples in it. `epoch(index, start)`
-    yields the batches of epoch `index` (from 0) from batch `start` on, without replaying those before it.
+    yields the batches of epoch `index` (from 0) from batch `start` on, without replaying those before it. A loader that
+    deals samples may have a `dealt(index, start)`, which yields each batch with the number of samples dealt to it.
     """
 
     @property
@@ -51,6 +62,14 @@ class Loader(Protocol):
     def head(self, num_samples: int) -> Loader:
         """The same loader over its first samples only."""
         ...
+
+
+def dealt(loader: Loader, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
+    """The batches of an epoch, each with the number of samples dealt to it; None where the loader does not say."""
+    counted: Callable[[int, int], Iterator[tuple[Any, int | None]]] | None = getattr(loader, "dealt", None)
+    if counted is not None:
+        return counted(index, start)
+    return ((batch, None) for batch in loader.epoch(index, start))
 
 
 class Task(ABC):
@@ -100,7 +119,8 @@ class Task(ABC):
         if loader is None:
             return None
         totals: dict[str, tuple[Tensor | float, int]] = {}
-        for batch in loader.epoch(0):
+        for batch, num_samples in dealt(loader, 0):
+            at.num_samples = num_samples
             for name, (total, count) in self.measure(model, batch, at).items():
                 held, seen = totals.get(name, (0.0, 0))
                 total = total.double() if isinstance(total, Tensor) else as_plain(total)  # a float32 would stay one

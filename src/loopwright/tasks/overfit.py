@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopwright.engine.task import At, Loader, Split, Task
+from loopwright.engine.task import At, Loader, Split, Task, dealt
 from loopwright.models.dropout import without_dropout
 from loopwright.tasks.wrapped import WrappedTask
 
@@ -78,7 +78,11 @@ class Repeated:
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
         """The batches of epoch `index` (from 0), from batch `start` on."""
+        return (batch for batch, _ in self.dealt(index, start))
+
+    def dealt(self, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
+        """The same batches, each with the number of samples dealt to it."""
         skipped, start = divmod(start, len(self.loader))
         for number in range(skipped, self.times):
-            yield from self.loader.epoch(index * self.times + number, start)
+            yield from dealt(self.loader, index * self.times + number, start)
             start = 0
