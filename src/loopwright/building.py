@@ -83,17 +83,21 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
         model = task.build_model()
     with memory_explained("while the model was set up", advice, batch_size=batch_size, device=device, model=model):
         model.to(device)
-        state = TrainState(model, task.groups(model), recipe.optim.build, recipe.train.precision)
-    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
-    if extra:
-        check_plain({"model_state_dict": extra})
+        if task.loss_module is not None:
+            task.loss_module.to(device)
+        groups = task.groups(model)
+        state = TrainState(model, groups, recipe.optim.build, recipe.train.precision, task.loss_module)
+    for key, held in state.weights().items():
+        extra = {name: value for name, value in held.items() if not isinstance(value, torch.Tensor)}
+        if extra:
+            check_plain({key: extra})
     return Built(
         recipe,
         task,
         state,
         streams,
         device,
-        weights_hash({k: v for k, v in state.model_state().items() if isinstance(v, torch.Tensor)}),
+        weights_hash({k: v for k, v in state.named_weights().items() if isinstance(v, torch.Tensor)}),
         arguments,
     )
 

@@ -179,7 +179,7 @@ class _Loop:
         recorder.epoch_row(row)
         if ended:
             # 0.6 ms per MB, once an epoch: what lets a replay be compared weight by weight.
-            self.emit("on_epoch_end", epoch=epoch, row=row, weights_sha256=weights_hash(state.model_state()))
+            self.emit("on_epoch_end", epoch=epoch, row=row, weights_sha256=weights_hash(state.named_weights()))
         if bad is None:
             recorder.checkpoint(state, self.tags(), now=last or self.stop is not None)
 
@@ -198,7 +198,7 @@ class _Loop:
             tests["last"] = last
             best, row = self.recorder.weights("best"), outcome.best
             if best is not None and row is not None and row["step"] != state.step:
-                with with_weights(state.model, best):
+                with with_weights(state, best):
                     tests["best"] = self.measure("test", int(row["step"] or 0)) or {}
             else:
                 tests["best"] = last

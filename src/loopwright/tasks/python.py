@@ -66,6 +66,7 @@ class SupervisedTask(Task):
         self._make_model, self._loss, self._loaders = make_model, loss, dict(loaders)
         self._metric_functions, self._fingerprint = dict(metrics), fingerprint
         self.metrics = {"loss": "min", **directions}
+        self.loss_module = loss if isinstance(loss, nn.Module) else None
 
     def build_model(self) -> nn.Module:
         return self._make_model()
