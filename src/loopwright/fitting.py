@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from loopwright.config.identity import differing_keys
 from loopwright.config.schema import Recipe, parse, plain
@@ -20,10 +19,11 @@ from loopwright.content.arguments import Arguments, Given
 from loopwright.data.loaders import make_loader
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.settings import TrainSettings
-from loopwright.engine.state import load_weights, snapshot
+from loopwright.engine.state import load_saved, snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
 from loopwright.errors import ConfigError, DataError, RunError
+from loopwright.lazy import initialise, lazy_names
 from loopwright.record.index import Index
 from loopwright.record.read import read_config
 from loopwright.streams import Streams
@@ -67,11 +67,54 @@ def fitting(
         if not callable(function):
             raise ConfigError(f"`metrics` has {key!r}: {function!r}; it should be a function of (prediction, target)")
     streams = Streams(seed)
+    stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
+    monitored = str(stop.get("monitor") or "").removeprefix("val_")
+    if monitored in pairs and pairs[monitored][1] is None and stop.get("mode") is None:
+        raise ConfigError(
+            f"`stop.monitor` is your metric {monitored!r}; say which way is better: stop={{'mode': 'min' or 'max'}}"
+        )
+    optim: dict[str, Any] = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
+    if lr is not None:
+        optim["lr"] = lr
+    portions = {key: recipe.pop(key) for key in TrainSettings.model_fields if key in recipe}
+
+    def parsed_with(structure: str, initial_sha256: str) -> Recipe:
+        tree = {
+            "name": name,
+            "seed": seed,
+            "task": {
+                "name": "python",
+                "model": hashlib.sha256(structure.encode()).hexdigest()[:16],
+                "initial_sha256": initial_sha256,
+                "loss": repr(loss)
+                if isinstance(loss, nn.Module)
+                else getattr(loss, "__qualname__", type(loss).__name__),
+                "directions": {key: direction or "min" for key, (_, direction) in pairs.items()},
+            },
+            "optim": optim,
+            "stop": stop,
+            **recipe,
+            "train": {"epochs": epochs, "batch_size": batch_size, **portions},
+        }
+        try:
+            return parse(tree)
+        except ConfigError as error:
+            raise ConfigError(_HINTED.sub(_as_argument, problem) for problem in error.problems) from None
+
+    def shaped(module: nn.Module) -> nn.Module:
+        """The module, its lazy layers initialised by the first batch, by the random numbers that come next."""
+        if lazy_names(module):
+            initialise(module, train, parsed_with("", "").train.batch_size, streams)
+        return module
+
+    if isinstance(loss, nn.Module) and lazy_names(loss):
+        raise ConfigError("`loss` has lazy layers, whose weights have no shape yet; call it once before fit")
+    if isinstance(model, nn.Module):
+        with streams.fork("weights"):  # before it is described: from here on it is a module like any other
+            shaped(model)
     arguments = None
     record = recipe.get("record")
     settings: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
-    if isinstance(model, nn.Module):
-        _check_shaped(model)
     if settings.get("save") is not False:  # before anything of it is called, which may change it
         arguments = Arguments(
             Given(model, loss, functions, train, val, test),
@@ -83,42 +126,17 @@ def fitting(
         structure, given = repr(model), model
         make = _returning(given)
     else:
-        make = model
+        factory = model
+
+        def make() -> nn.Module:
+            return shaped(factory())
+
         with streams.fork("weights"):
-            built = model()
-        _check_shaped(built)
+            built = make()
         initial, structure = built.state_dict(), repr(built)
         if arguments is not None:
             arguments.built(built)
-    stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
-    monitored = str(stop.get("monitor") or "").removeprefix("val_")
-    if monitored in pairs and pairs[monitored][1] is None and stop.get("mode") is None:
-        raise ConfigError(
-            f"`stop.monitor` is your metric {monitored!r}; say which way is better: stop={{'mode': 'min' or 'max'}}"
-        )
-    optim: dict[str, Any] = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
-    if lr is not None:
-        optim["lr"] = lr
-    portions = {key: recipe.pop(key) for key in TrainSettings.model_fields if key in recipe}
-    tree = {
-        "name": name,
-        "seed": seed,
-        "task": {
-            "name": "python",
-            "model": hashlib.sha256(structure.encode()).hexdigest()[:16],
-            "initial_sha256": weights_hash(initial),
-            "loss": repr(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__),
-            "directions": {key: direction or "min" for key, (_, direction) in pairs.items()},
-        },
-        "optim": optim,
-        "stop": stop,
-        **recipe,
-        "train": {"epochs": epochs, "batch_size": batch_size, **portions},
-    }
-    try:
-        parsed = parse(tree)
-    except ConfigError as error:
-        raise ConfigError(_HINTED.sub(_as_argument, problem) for problem in error.problems) from None
+    parsed = parsed_with(structure, weights_hash(initial))
     device, batch = resolve_device(parsed.device), parsed.train.batch_size
     try:
         loaders: dict[Split, Any] = {
@@ -148,15 +166,17 @@ def given_again(
     config = read_config(path)
     index = Index.read(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     initial = index.tagged("initial") if index is not None else None
-    if isinstance(model, nn.Module):
-        if initial is None:
-            raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
-        model = copy.deepcopy(model)
-    elif initial is not None:
-        model = model()
+    if isinstance(model, nn.Module) and initial is None:
+        raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
+    if initial is not None and not isinstance(model, nn.Module):
+        with Streams(arguments.get("seed", config["seed"])).fork("weights"):
+            model = model()
+    given: dict[int, nn.Module] = {id(part): part for part in (model, loss) if isinstance(part, nn.Module)}
+    own = copy.deepcopy(given)  # at once, so that what the loss shares with the model stays shared
+    model, loss = own.get(id(model), model), own.get(id(loss), loss)
     if index is not None and initial is not None:
         try:
-            load_weights(model, index.load(initial)["model_state_dict"])
+            load_saved(model, loss if isinstance(loss, nn.Module) else None, index.load(initial))
         except RuntimeError as error:
             raise RunError(f"the given module does not have the weights of {path}: {error}") from error
     data: dict[str, Any] = {key: arguments.get(key) for key in ("train", "val", "test", "metrics")}
@@ -170,13 +190,6 @@ def given_again(
     if lines:
         raise ConfigError([f"the record of {path} says otherwise: {line}; leave it out" for line in lines])
     return recipe, task, described
-
-
-def _check_shaped(module: nn.Module) -> None:
-    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-        raise ConfigError(
-            "`model` has lazy layers, whose weights have no shape yet; call it once with a batch before fit"
-        )
 
 
 def _returning(module: nn.Module) -> Callable[[], nn.Module]:

@@ -226,10 +226,8 @@ class TrainState:
         return {_plain_name(name): value for name, value in self.model.state_dict().items()}
 
     def loss_state(self) -> dict[str, Tensor]:
-        """The loss's state dict; `{}` for torch's own losses, whose buffers (weights of classes) are constants."""
-        if self.loss_module is None or type(self.loss_module).__module__ == nn.modules.loss.__name__:
-            return {}
-        return {_plain_name(name): value for name, value in self.loss_module.state_dict().items()}
+        """What of the loss is to be saved, see `loss_state`."""
+        return loss_state(self.loss_module)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The part of `state_dict` that measuring needs: the model's, and the loss's where it has any."""
@@ -309,6 +307,13 @@ class TrainState:
             return self.groups[group]
         except KeyError:
             raise ValueError(f"a loss names the group {group!r}; the task's groups are {sorted(self.groups)}") from None
+
+
+def loss_state(loss: nn.Module | None) -> dict[str, Tensor]:
+    """A loss's state dict; `{}` for torch's own losses, whose buffers (weights of classes) nothing changes."""
+    if loss is None or type(loss).__module__ == nn.modules.loss.__name__:
+        return {}
+    return {_plain_name(name): value for name, value in loss.state_dict().items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
