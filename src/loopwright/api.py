@@ -23,7 +23,9 @@ from loopwright.proof.verdict import Verdict
 from loopwright.seeds import SeedsOutcome, run_seeds
 from loopwright.sweeps.plan import Plan
 from loopwright.sweeps.summary import SweepOutcome
-from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
+from loopwright.tasks.losses import LossFunction
+from loopwright.tasks.measures import Metric
+from loopwright.tasks.python import SupervisedTask
 
 if TYPE_CHECKING:  # a search imports Optuna, and only when it is asked for
     from loopwright.searches.run import SearchOutcome
@@ -190,6 +192,9 @@ def fit(
     optimizer: str | Mapping[str, Any] = "adam",
     lr: float | None = None,
     metrics: Mapping[str, Metric | tuple[Metric, Direction]] | None = None,
+    train_metrics: Mapping[str, Metric] | None = None,
+    count: Callable[[Any], Any] | None = None,
+    whole_split_gib: float = 1.0,
     seed: int = 0,
     out: str | Path | None = None,
     name: str = "fit",
@@ -200,9 +205,11 @@ def fit(
     """Train a module of one's own on data of one's own, with everything a recipe gets.
 
     `model` is a module, or a function returning one, which is built under the seed. `loss(model(*inputs), target)` is a
-    batch's mean. `train`, `val`, `test` are tensors or arrays (a tuple's last one is the target), a Dataset or a
-    DataLoader. `metrics` maps names to functions of (prediction, target), a value per sample or a mean; write
-    `(function, "max")` where more is better. Any key of a recipe can be given: `stop={"patience": 5}`,
+    batch's mean; `(mean, count)` says over how much, `(mean, {"kl": mean})` names parts. `train`, `val`, `test` are
+    tensors or arrays (a tuple's last one is the target), a Dataset or a DataLoader. `metrics` maps names to functions of
+    (prediction, target), with a value per sample or one over the whole split, or to objects of torchmetrics; write
+    `(function, "max")` where more is better. `train_metrics` are measured as the training goes. `count(batch)` is the
+    number of samples in a batch that does not show it. Any key of a recipe can be given: `stop={"patience": 5}`,
     `schedule="cosine"`, `record={"checkpoint_every": "5 steps"}`, `device="cpu"`; those of `train` by their own names:
     `clip_norm=1.0`, `accumulate=2`, `validate_every="50 steps"`. `resume=True` goes on with the newest run of the same
     call, or starts one: recipe, data, model, loss and metrics count by their content, code among it. `resume=PATH` goes on
@@ -215,8 +222,10 @@ def fit(
     """
     from loopwright.resuming import resume_fit
 
+    data = (train, val, test)
+    measured = (metrics, train_metrics, count, whole_split_gib)
     parsed, task, arguments = fitting(
-        model, loss, train, val, test, epochs, batch_size, optimizer, lr, metrics, seed, name, dict(recipe)
+        model, loss, *data, epochs, batch_size, optimizer, lr, *measured, seed, name, dict(recipe)
     )
     keep_initial = isinstance(model, nn.Module)
     try:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
@@ -84,6 +85,7 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
     with memory_explained("while the model was set up", advice, batch_size=batch_size, device=device, model=model):
         model.to(device)
         state = TrainState(model, task.groups(model), recipe.optim.build, recipe.train.precision)
+        state.meters = task.train_meters(device)
     extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
     if extra:
         check_plain({"model_state_dict": extra})
@@ -109,6 +111,8 @@ def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
         raise ConfigError(
             f"`stop.monitor` is {monitor!r} but there is no val split; give one, or use stop.monitor=train_loss"
         )
+    if recipe.train.accumulate > 1:
+        _say_what_accumulating_changes(built.state.model)
     capture = recipe.hooks.capture
     if capture.every and task.loader(capture.split) is None:
         there: list[Split] = [split for split in ("val", "train") if task.loader(split) is not None]
@@ -143,6 +147,18 @@ def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
         measure_norm=recipe.record.grad_norm,
         recipe=plain(recipe),
     )
+
+
+def _say_what_accumulating_changes(model: torch.nn.Module) -> None:
+    looking = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if looking:
+        more = f" and {len(looking) - 1} more" if len(looking) > 1 else ""
+        log.warning(
+            "train.accumulate gives BatchNorm (%s%s) the statistics of a part of the batch: it trains otherwise than the "
+            "whole batch does; GroupNorm or LayerNorm do not",
+            looking[0] or "the model",
+            more,
+        )
 
 
 def _ranking(recipe: Recipe, task: Task) -> Ranking:

@@ -336,7 +336,7 @@ def test_a_child_whose_checkpoint_did_not_fit_is_not_taken_for_the_training_itse
         ({"epoch": 3}, "did you mean `epochs`?"),
         ({"clipnorm": 1.0}, "did you mean `clip_norm`?"),
         ({"stop": 5}, "`stop` is 5; it should be a mapping of keys"),
-        ({"metrics": [len]}, "`metrics` is a list; it should be a mapping of names to functions"),
+        ({"metrics": [len]}, "`metrics` is a list; it should be a mapping of names to functions or objects"),
         ({"metrics": {"x": 3}}, "`metrics` has 'x': 3; it should be a function of (prediction, target)"),
     ],
 )
