@@ -222,10 +222,23 @@ def fit(
     """
     from loopwright.resuming import resume_fit
 
-    data = (train, val, test)
-    measured = (metrics, train_metrics, count, whole_split_gib)
     parsed, task, arguments = fitting(
-        model, loss, *data, epochs, batch_size, optimizer, lr, *measured, seed, name, dict(recipe)
+        model,
+        loss,
+        train,
+        val,
+        test,
+        epochs,
+        batch_size,
+        optimizer,
+        lr,
+        metrics,
+        train_metrics,
+        count,
+        whole_split_gib,
+        seed,
+        name,
+        dict(recipe),
     )
     keep_initial = isinstance(model, nn.Module)
     try:
