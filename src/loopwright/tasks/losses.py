@@ -43,7 +43,14 @@ class MeanLoss:
     def is_mean_over_samples(self) -> bool:
         """Whether it is known to be a mean over the samples, or to say its count; of a function nobody knows."""
         torchs = isinstance(self.function, _Loss) and type(self.function).__module__ == _Loss.__module__
-        return self._weighing is not None or (torchs and self.function.reduction != "sum")  # type: ignore[attr-defined]
+        return self._weighing is not None or (torchs and not self.is_sum)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is one of torch's, told to add up."""
+        if isinstance(self.function, functools.partial):
+            return self.function.keywords.get("reduction") == "sum"
+        return isinstance(self.function, _Loss) and self.function.reduction == "sum"
 
     def __call__(self, predicted: Any, target: Any) -> LossValue:
         """Raises ConfigError where it returns something else."""
@@ -98,5 +105,5 @@ def _weight(predicted: Tensor, target: Tensor, weight: Tensor | None, ignore_ind
     counted = target != ignore_index
     if weight is None:
         return counted.sum()
-    weights = weight.detach()[target.masked_fill(~counted, 0)]
+    weights = weight.detach()[target.masked_fill(~counted, 0).long()]
     return torch.where(counted, weights, 0).sum(dtype=None if weights.device.type == "mps" else torch.float64)

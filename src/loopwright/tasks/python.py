@@ -87,6 +87,11 @@ class SupervisedTask(Task):
         self._train_measures = dict(train_metrics or {})
         self._count, self._fingerprint, self._whole_split_gib = count, fingerprint, whole_split_gib
         self._said = False
+        if self._loss.is_sum:
+            log.warning(
+                "`loss` returns the sum over a batch: its averages depend on the batch size, and train.accumulate does not "
+                "train what the whole batch trains; use reduction='mean', or return (sum / n, n)"
+            )
         self.metrics = {"loss": "min", **directions}
 
     def build_model(self) -> nn.Module:
@@ -102,10 +107,12 @@ class SupervisedTask(Task):
         if count is None:
             if at.micro and not self._said:
                 self._say_what_is_accumulated()
-            count = self._samples_or_refuse(batch, at)
+            count = self._weight(batch, at)
         parts = {name: _weighted(one, count) for name, one in means.items()}
         if self._train_measures:
-            parts |= self._measured_in_training(predicted, target, batch, at)
+            measured = self._measured_in_training(predicted, target, batch, at)
+            _check_distinct(parts, self._train_measures, "train_metrics")
+            parts |= measured
         yield Loss(mean, count, parts)
 
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
@@ -119,8 +126,10 @@ class SupervisedTask(Task):
             totals.add(sums)
             if self._measures:
                 metrics.update(predicted, target, self._samples(batch, at))
-        found = {**self.finish(totals.read()), **metrics.compute()}
-        return found
+        of_loss = self.finish(totals.read())
+        found = metrics.compute()
+        _check_distinct(of_loss, found, "metrics")
+        return {**of_loss, **found}
 
     def train_meters(self, device: torch.device) -> Mapping[str, Meter]:
         objects = {name: one for name, one in self._train_measures.items() if is_stateful(one)}
@@ -134,7 +143,7 @@ class SupervisedTask(Task):
         predicted = model(*inputs)
         mean, count, means = self._loss(predicted, target)
         if count is None:
-            count = self._samples_or_refuse(batch, at)
+            count = self._weight(batch, at)
         return predicted, target, {"loss": _weighted(mean, count)} | {n: _weighted(m, count) for n, m in means.items()}
 
     def _measured_in_training(self, predicted: Any, target: Any, batch: Any, at: At) -> dict[str, Any]:
@@ -155,19 +164,23 @@ class SupervisedTask(Task):
         return sums
 
     def _samples(self, batch: Any, at: At) -> Any:
-        """The number of samples of a batch, None where nothing says it."""
-        if self._count is not None:
-            return checked_count(self._count(batch), "what `count` returned")
-        return first_dimension(batch) if at.num_samples is None else at.num_samples
+        """The number of samples in a batch, None where nothing says it."""
+        samples = first_dimension(batch) if at.num_samples is None else at.num_samples
+        return self._counted(batch) if samples is None and self._count is not None else samples
 
-    def _samples_or_refuse(self, batch: Any, at: At) -> Tensor | float:
-        samples: Tensor | float | None = self._samples(batch, at)
-        if samples is None:
+    def _weight(self, batch: Any, at: At) -> Tensor | float:
+        """What a batch counts in averages, where its loss does not say it. Raises ConfigError where nothing does."""
+        weight: Tensor | float | None = self._samples(batch, at) if self._count is None else self._counted(batch)
+        if weight is None:
             raise ConfigError(
                 "the number of samples in a batch is not known: its loader does not deal them, and its tensors do not share "
                 "their first dimension; give fit(count=lambda batch: ...), or let `loss` return (mean, count)"
             )
-        return samples
+        return weight
+
+    def _counted(self, batch: Any) -> Tensor | float:
+        assert self._count is not None
+        return checked_count(self._count(batch), "what `count` returned")
 
     def _say_what_is_accumulated(self) -> None:
         self._said = True
@@ -176,6 +189,12 @@ class SupervisedTask(Task):
                 "train.accumulate weighs the parts of a batch by their samples: that trains what the whole batch trains "
                 "only where `loss` is a mean over samples; if it is another mean, return (mean, count)"
             )
+
+
+def _check_distinct(parts: Mapping[str, Any], metrics: Mapping[str, Any], argument: str) -> None:
+    """A part of the loss and a metric cannot share a column."""
+    if both := parts.keys() & metrics.keys():
+        raise ConfigError(f"`{argument}` has {min(both)!r}, which is a part that `loss` returns; give one another name")
 
 
 def _weighted(mean: Tensor | float, count: Tensor | float) -> tuple[Tensor | float, Tensor | float]:

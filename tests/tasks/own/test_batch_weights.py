@@ -357,6 +357,37 @@ def test_which_losses_say_their_count() -> None:
         assert not MeanLoss(unknown).is_mean_over_samples
 
 
+def test_a_sum_is_said_to_be_none(caplog: pytest.LogCaptureFixture) -> None:
+    for loss in (nn.MSELoss(reduction="sum"), functools.partial(F.mse_loss, reduction="sum"), nn.MSELoss(), F.mse_loss):
+        fit(linear(), loss, train=(X, Y))
+    lines = [record.message for record in caplog.records if "the sum over a batch" in record.message]
+    assert len(lines) == 2
+
+
+def test_what_batches_count_is_not_how_many_values_a_metric_has() -> None:
+    """Tokens weigh the loss; the metric has a value per sample all the same."""
+    val = DataLoader(TensorDataset(X, Y), batch_size=10)
+    outcome = fit(
+        linear(),
+        squares,
+        train=(X, Y),
+        val=val,
+        count=lambda batch: 5 * len(batch[0]),
+        metrics={"size": lambda p, t: p.abs()},
+    )
+    assert last(outcome, "val_size") > 0
+
+
+def test_a_part_and_a_metric_cannot_share_a_column() -> None:
+    def parted(predicted: Tensor, target: Tensor) -> Any:
+        return squares(predicted, target), {"size": predicted.abs().mean()}
+
+    given: Any = {"size": lambda p, t: p.abs()}
+    for argument, data in (("metrics", {"val": (X, Y)}), ("train_metrics", {})):
+        with pytest.raises(ConfigError, match=f"`{argument}` has 'size', which is a part that `loss` returns"):
+            fit(linear(), parted, train=(X, Y), **data, **{argument: given})
+
+
 def test_where_parts_are_not_the_whole_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
     def warned(model: nn.Module, loss: Any, **given: Any) -> list[str]:
         caplog.clear()
