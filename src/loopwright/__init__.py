@@ -37,6 +37,7 @@ _EXPORTS = {
     "sweep": "loopwright.api",
     "train": "loopwright.api",
     "verify": "loopwright.api",
+    "whole_split": "loopwright.tasks.measures",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
@@ -69,6 +70,7 @@ if TYPE_CHECKING:  # `as`: a name that is imported for others to import, says my
     from loopwright.record.checkpoint import load_checkpoint as load_checkpoint
     from loopwright.record.checkpoint import save_checkpoint as save_checkpoint
     from loopwright.streams import Streams as Streams
+    from loopwright.tasks.measures import whole_split as whole_split
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,9 @@ from loopwright.proof.verdict import Verdict
 from loopwright.seeds import SeedsOutcome, run_seeds
 from loopwright.sweeps.plan import Plan
 from loopwright.sweeps.summary import SweepOutcome
-from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
+from loopwright.tasks.losses import LossFunction
+from loopwright.tasks.measures import Metric
+from loopwright.tasks.python import SupervisedTask
 
 if TYPE_CHECKING:  # a search imports Optuna, and only when it is asked for
     from loopwright.searches.run import SearchOutcome
@@ -191,6 +193,9 @@ def fit(
     optimizer: str | Mapping[str, Any] = "adam",
     lr: float | None = None,
     metrics: Mapping[str, Metric | tuple[Metric, Direction]] | None = None,
+    train_metrics: Mapping[str, Metric] | None = None,
+    count: Callable[[Any], Any] | None = None,
+    whole_split_gib: float = 1.0,
     seed: int = 0,
     out: str | Path | None = None,
     name: str = "fit",
@@ -201,9 +206,12 @@ def fit(
     """Train a module of one's own on data of one's own, with everything a recipe gets.
 
     `model` is a module, or a function returning one, which is built under the seed. `loss(model(*inputs), target)` is a
-    batch's mean; one that is a module is trained with the model. `train`, `val`, `test` are tensors or arrays (a tuple's last one is the target), a Dataset or a
-    DataLoader. `metrics` maps names to functions of (prediction, target), a value per sample or a mean; write
-    `(function, "max")` where more is better. Any key of a recipe can be given: `stop={"patience": 5}`,
+    batch's mean; `(mean, count)` says over how much, `(mean, {"kl": mean})` names parts; a loss that is a module is trained
+    with the model. `train`, `val`, `test` are tensors or arrays (a tuple's last one is the target), a Dataset or a
+    DataLoader. `metrics` maps names to functions of (prediction, target), with a value per sample or one over the whole
+    split, or to objects of torchmetrics; write `(function, "max")` where more is better. `train_metrics` are measured as
+    the training goes. `count(batch)` is the number of samples in a batch that does not show it. Any key of a recipe can be
+    given: `stop={"patience": 5}`,
     `schedule="cosine"`, `record={"checkpoint_every": "5 steps"}`, `device="cpu"`; those of `train` by their own names:
     `clip_norm=1.0`, `accumulate=2`, `validate_every="50 steps"`. `resume=True` goes on with the newest run of the same
     call, or starts one: recipe, data, model, loss and metrics count by their content, code among it. `resume=PATH` goes on
@@ -217,7 +225,22 @@ def fit(
     from loopwright.resuming import resume_fit
 
     parsed, task, arguments = fitting(
-        model, loss, train, val, test, epochs, batch_size, optimizer, lr, metrics, seed, name, dict(recipe)
+        model,
+        loss,
+        train,
+        val,
+        test,
+        epochs,
+        batch_size,
+        optimizer,
+        lr,
+        metrics,
+        train_metrics,
+        count,
+        whole_split_gib,
+        seed,
+        name,
+        dict(recipe),
     )
     keep_initial = isinstance(model, nn.Module) or bool(loss_state(task.loss_module))
     try:

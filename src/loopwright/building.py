@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
@@ -87,6 +88,7 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
             task.loss_module.to(device)
         groups = task.groups(model)
         state = TrainState(model, groups, recipe.optim.build, recipe.train.precision, task.loss_module)
+        state.meters = task.train_meters(device)
     for key, held in state.weights().items():
         extra = {name: value for name, value in held.items() if not isinstance(value, torch.Tensor)}
         if extra:
@@ -113,6 +115,8 @@ def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
         raise ConfigError(
             f"`stop.monitor` is {monitor!r} but there is no val split; give one, or use stop.monitor=train_loss"
         )
+    if recipe.train.accumulate > 1:
+        _say_what_accumulating_changes(built.state.model)
     capture = recipe.hooks.capture
     if capture.every and task.loader(capture.split) is None:
         there: list[Split] = [split for split in ("val", "train") if task.loader(split) is not None]
@@ -147,6 +151,18 @@ def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
         measure_norm=recipe.record.grad_norm,
         recipe=plain(recipe),
     )
+
+
+def _say_what_accumulating_changes(model: torch.nn.Module) -> None:
+    looking = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    if looking:
+        more = f" and {len(looking) - 1} more" if len(looking) > 1 else ""
+        log.warning(
+            "train.accumulate gives BatchNorm (%s%s) the statistics of a part of the batch: it trains otherwise than the "
+            "whole batch does; GroupNorm or LayerNorm do not",
+            looking[0] or "the model",
+            more,
+        )
 
 
 def _ranking(recipe: Recipe, task: Task) -> Ranking:

@@ -46,6 +46,7 @@ def claim(
             ended = newest.result
             if ended is not None and ended.get("status") not in ("interrupted", "failed"):
                 log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
+                _say_what_changed_on_the_way(newest)
                 if built.arguments is None:
                     _say_what_code_differs(newest)
                 Run.tidy(newest.path)
@@ -125,6 +126,18 @@ def _is_child(path: Path) -> bool:
     if recorded is None:  # it ended before its record began; only a child has a checkpoint by then
         return (path / "checkpoints" / "index.json").exists()
     return recorded.get("parent") is not None
+
+
+def _say_what_changed_on_the_way(finished: Found) -> None:
+    """A run keeps the identity of the call that began it, also where another one has gone on with it."""
+    recorded = read_json(finished.path / "environment.json") or {}
+    lines = [line for change in recorded.get("changes", []) for line in change["what"]]
+    if lines:
+        log.warning(
+            "%s did not end as it began, so this is not the result of an unchanged training: %s",
+            finished.path,
+            "; ".join(dict.fromkeys(lines)),
+        )
 
 
 def _say_what_code_differs(finished: Found) -> None:

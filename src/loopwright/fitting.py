@@ -19,7 +19,7 @@ from loopwright.content.arguments import Arguments, Given
 from loopwright.data.loaders import make_loader
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.settings import TrainSettings
-from loopwright.engine.state import load_saved, snapshot
+from loopwright.engine.state import load_saved, loss_state, snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
 from loopwright.errors import ConfigError, DataError, RunError
@@ -27,7 +27,9 @@ from loopwright.lazy import initialise, lazy_names
 from loopwright.record.index import Index
 from loopwright.record.read import read_config
 from loopwright.streams import Streams
-from loopwright.tasks.python import LossFunction, Metric, SupervisedTask
+from loopwright.tasks.losses import LossFunction
+from loopwright.tasks.measures import Metric, measured
+from loopwright.tasks.python import SupervisedTask
 
 # The nearest key of a recipe, where `fit` has an argument for it.
 _HINTED = re.compile(r"did you mean `(?:train\.(\w+)|(optim|optim\.lr))`")
@@ -48,6 +50,9 @@ def fitting(
     optimizer: str | Mapping[str, Any],
     lr: float | None,
     metrics: Mapping[str, Metric | tuple[Metric, Direction]] | None,
+    train_metrics: Mapping[str, Metric] | None,
+    count: Callable[[Any], Any] | None,
+    whole_split_gib: float,
     seed: int,
     name: str,
     recipe: dict[str, Any],
@@ -55,21 +60,22 @@ def fitting(
     """The recipe and the task that arguments of `fit` stand for, and these by content where a run is recorded."""
     if train is None:
         raise DataError("`train` is None: there is no training data; give tensors, arrays, a Dataset or a DataLoader")
-    if not isinstance(metrics or {}, Mapping):
-        raise ConfigError(f"`metrics` is a {type(metrics).__name__}; it should be a mapping of names to functions")
     if not isinstance(recipe.get("stop") or {}, Mapping):
         raise ConfigError(
             f"`stop` is {recipe['stop']!r}; it should be a mapping of keys, for example {{'patience': 5}}"
         )
-    pairs = {key: value if isinstance(value, tuple) else (value, None) for key, value in (metrics or {}).items()}
-    functions = {key: function for key, (function, _) in pairs.items()}
-    for key, function in functions.items():
-        if not callable(function):
-            raise ConfigError(f"`metrics` has {key!r}: {function!r}; it should be a function of (prediction, target)")
+    functions, directions = measured(metrics, "metrics")
+    train_functions, _ = measured(train_metrics, "train_metrics")
+    if count is not None and not callable(count):
+        raise ConfigError(
+            f"`count` is {count!r}; it should be a function of a batch that returns its number of samples"
+        )
     streams = Streams(seed)
     stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
     monitored = str(stop.get("monitor") or "").removeprefix("val_")
-    if monitored in pairs and pairs[monitored][1] is None and stop.get("mode") is None:
+    if monitored in directions and directions[monitored] is None:
+        directions[monitored] = stop.get("mode")  # who follows it has said which way is better
+    if monitored in directions and directions[monitored] is None:
         raise ConfigError(
             f"`stop.monitor` is your metric {monitored!r}; say which way is better: stop={{'mode': 'min' or 'max'}}"
         )
@@ -89,7 +95,8 @@ def fitting(
                 "loss": repr(loss)
                 if isinstance(loss, nn.Module)
                 else getattr(loss, "__qualname__", type(loss).__name__),
-                "directions": {key: direction or "min" for key, (_, direction) in pairs.items()},
+                "directions": directions,
+                "whole_split_gib": whole_split_gib,
             },
             "optim": optim,
             "stop": stop,
@@ -117,7 +124,7 @@ def fitting(
     settings: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
     if settings.get("save") is not False:  # before anything of it is called, which may change it
         arguments = Arguments(
-            Given(model, loss, functions, train, val, test),
+            Given(model, loss, functions, train, val, test, train_functions, count),
             lambda: _former_fingerprint(train, val, test),
             source=settings.get("code") is not False,
         )
@@ -151,8 +158,11 @@ def fitting(
         loss,
         loaders,
         functions,
-        {key: direction or "min" for key, (_, direction) in pairs.items()},
+        directions,
         "" if arguments is None else arguments.now.data_sha256,
+        train_metrics=train_functions,
+        count=count,
+        whole_split_gib=whole_split_gib,
     )
     return parsed, task, arguments
 
@@ -171,20 +181,36 @@ def given_again(
     if initial is not None and not isinstance(model, nn.Module):
         with Streams(arguments.get("seed", config["seed"])).fork("weights"):
             model = model()
-    given: dict[int, nn.Module] = {id(part): part for part in (model, loss) if isinstance(part, nn.Module)}
-    own = copy.deepcopy(given)  # at once, so that what the loss shares with the model stays shared
-    model, loss = own.get(id(model), model), own.get(id(loss), loss)
+    loss_module = loss if isinstance(loss, nn.Module) and loss_state(loss) else None
+    if isinstance(model, nn.Module) or loss_module is not None:  # at once: what they share stays shared
+        model, loss_module = copy.deepcopy((model, loss_module))
+        loss = loss if loss_module is None else loss_module
     if index is not None and initial is not None:
         try:
-            load_saved(model, loss if isinstance(loss, nn.Module) else None, index.load(initial))
+            load_saved(model, loss_module, index.load(initial))
         except RuntimeError as error:
             raise RunError(f"the given module does not have the weights of {path}: {error}") from error
-    data: dict[str, Any] = {key: arguments.get(key) for key in ("train", "val", "test", "metrics")}
+    data: dict[str, Any] = {
+        key: arguments.get(key) for key in ("train", "val", "test", "metrics", "train_metrics", "count")
+    }
     said = {key: value for key, value in arguments.items() if key not in data}
-    inside = {**config, **config["train"], "optimizer": config["optim"], "lr": None} | said
-    left_out = ("task", "model", "optim", "seeds", "epochs", "batch_size", "optimizer", "lr", "seed", "name")
+    gib = config["task"].get("whole_split_gib", 1.0)
+    inside = {**config, **config["train"], "optimizer": config["optim"], "lr": None, "whole_split_gib": gib} | said
+    left_out = (
+        "task",
+        "model",
+        "optim",
+        "seeds",
+        "epochs",
+        "batch_size",
+        "optimizer",
+        "lr",
+        "seed",
+        "name",
+        "whole_split_gib",
+    )
     rest = {key: value for key, value in inside.items() if key not in (*left_out, "train")}
-    named: dict[str, Any] = {key: inside[key] for key in ("epochs", "batch_size", "optimizer", "lr", "seed", "name")}
+    named: dict[str, Any] = {key: inside[key] for key in left_out[5:]}
     recipe, task, described = fitting(model, loss, **data, **named, recipe=rest)
     lines = [line for line in differing_keys(config, plain(recipe)) if not line.startswith("task.")] if said else []
     if lines:

@@ -15,7 +15,7 @@ from loopwright.engine.evaluate import measured
 from loopwright.engine.finite import listed
 from loopwright.errors import ConfigError, DataError
 from loopwright.streams import Streams, isolated
-from loopwright.tasks.python import inputs_of
+from loopwright.tasks.batches import inputs_and_target
 
 
 def lazy_names(module: nn.Module) -> list[str]:
@@ -42,7 +42,7 @@ def initialise(module: nn.Module, train: Any, batch_size: int, streams: Streams)
             raise DataError(str(error)) from error
         assert loader is not None
         batch = to_device(next(iter(loader.epoch(0))), device_of(module))
-    measured(lambda: module(*inputs_of(batch)), module)
+    measured(lambda: module(*inputs_and_target(batch)[0]), module)
     names = lazy_names(module)
     if names:
         raise ConfigError(f"`model` has lazy layers that the first batch does not reach: {listed(names)}; remove them")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-from torch import Tensor
-
 from loopwright.building import build, plan
 from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.evaluate import measured
 from loopwright.engine.steps import steps
-from loopwright.engine.task import At
+from loopwright.engine.task import At, Totals, dealt
 from loopwright.streams import isolated
 
 
@@ -48,9 +46,9 @@ def rehearse(recipe: Recipe) -> list[str]:
             val = task.loader("val")
             if val is not None:
                 at = At(built.streams, 1, 1, device)
-                batch = next(iter(val.epoch(0)))
-                found = measured(lambda: task.measure(state.model, batch, at), state.model, task.loss_module)
-                sums = {k: (v.tolist() if isinstance(v, Tensor) else v, n) for k, (v, n) in found.items()}
-                shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
+                batch, at.num_samples = next(dealt(val, 0))
+                totals = Totals()
+                totals.add(measured(lambda: task.measure(state.model, batch, at), state.model, task.loss_module))
+                shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(totals.read()).items() if v is not None)
                 lines.append(f"one evaluation batch: {shown}")
     return [*lines, "nothing was written"]

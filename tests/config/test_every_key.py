@@ -19,6 +19,7 @@ import polars
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import loopwright
 from loopwright.config.compose import CHOICES, compose
@@ -571,6 +572,7 @@ FIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "task:python.loss": ({"loss": nn.MSELoss()}, {"loss": nn.L1Loss()}),
     "task:python.directions": ({"metrics": {"m": (nn.MSELoss(), "min")}}, {"metrics": {"m": (nn.MSELoss(), "max")}}),
 }
+GIB = "task:python.whole_split_gib"
 
 
 def keys(cls: type[Node], prefix: str) -> Iterator[tuple[str, bool]]:
@@ -617,7 +619,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_key_has_a_line_here() -> None:
     """A key that is added, or a choice that is registered, is refused here until it is shown to be honoured."""
-    assert KEYS.keys() == CHANGES.keys() | SINGLE.keys() | FIT.keys()
+    assert KEYS.keys() == CHANGES.keys() | SINGLE.keys() | FIT.keys() | {GIB}
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -666,6 +668,22 @@ def test_a_key_that_python_gives_is_of_the_identity(key: str) -> None:
         seen.append((outcome.weights_sha256, outcome.mode))
         said.append(watcher.recipe["task"][key.removeprefix("task:python.")])
     assert said[0] != said[1] and seen[0] != seen[1]
+
+
+def test_the_key_of_the_kept_outputs_bounds_them() -> None:
+    def measure(**given: float) -> Any:
+        val = DataLoader(TensorDataset(X, X[:, 1:]), batch_size=10)
+        metrics: Any = {"largest": lambda predicted, target: (predicted - target).abs().max()}
+        return loopwright.fit(
+            nn.Linear(2, 1), nn.MSELoss(), train=(X, X[:, :1]), val=val, metrics=metrics, epochs=1,
+            record={"save": False}, **given,
+        )  # fmt: skip
+
+    assert measure().last["val_largest"] > 0
+    with pytest.raises(
+        ConfigError, match=r"`metrics` 'largest' returns one number .* more than `whole_split_gib`=1e-09"
+    ):
+        measure(whole_split_gib=1e-9)
 
 
 class Recipes(Hook):

@@ -99,6 +99,7 @@ def test_only_these_keys_are_not_of_the_trajectory() -> None:
         "task.model",
         "task.initial_sha256",
         "task.loss",
+        "task.whole_split_gib",
     }
 
 

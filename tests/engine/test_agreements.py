@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence
 
 from loopwright.engine.evaluate import evaluate
 from loopwright.engine.loss import Loss
@@ -23,6 +24,7 @@ from loopwright.engine.outcome import Outcome
 from loopwright.engine.state import TrainState
 from loopwright.engine.steps import Diverged, split_batch, steps
 from loopwright.engine.task import At, Sums, Task
+from loopwright.errors import ConfigError
 from loopwright.experiment import run
 from loopwright.record.index import Index
 from loopwright.streams import Streams, global_state
@@ -221,10 +223,29 @@ def test_what_a_step_draws_from_the_global_generators_does_not_depend_on_earlier
 def test_batches_are_split_whatever_they_are_nested_in() -> None:
     x, y = torch.arange(10).reshape(5, 2), torch.arange(5)
     pieces = split_batch({"x": [x], "y": (y,)}, 2)
-    assert [piece["y"][0].tolist() for piece in pieces] == [[0, 1, 2], [3, 4]]
-    assert [piece["x"][0].tolist() for piece in pieces] == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9]]]
-    with pytest.raises(RuntimeError, match="needs batches of tensors"):
-        split_batch((x, "a name"), 2)
+    assert [size for _, size in pieces] == [3, 2]
+    assert [piece["y"][0].tolist() for piece, _ in pieces] == [[0, 1, 2], [3, 4]]
+    assert [piece["x"][0].tolist() for piece, _ in pieces] == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9]]]
+
+
+TIME_FIRST = torch.zeros(7, 4, 3)
+SENTENCES = pack_sequence([torch.zeros(n, 2) for n in (4, 3, 1)])
+UNCUT: dict[str, tuple[Any, int | None, str]] = {
+    "a name": ((torch.zeros(5, 2), "a name"), 5, r"its 5 samples first, and this one holds \(5, 2\), str"),
+    "time first": ((TIME_FIRST, torch.zeros(4)), 4, r"its 4 samples first, and this one holds \(7, 4, 3\), \(4,\)"),
+    "time first, alone": (TIME_FIRST, 4, r"holds \(7, 4, 3\)"),
+    "a graph": ({"x": torch.zeros(9, 2), "of": torch.zeros(9), "y": torch.zeros(4)}, 4, r"\(9, 2\), \(9,\), \(4,\)"),
+    "packed": ((SENTENCES, torch.zeros(3)), 3, r"\(8, 2\)"),
+    "a number": ((torch.zeros(5, 2), torch.tensor(1.0)), None, r"needs samples first, .* \(5, 2\), \(\)"),
+    "nothing": ((), None, "holds nothing"),
+}
+
+
+@pytest.mark.parametrize("name", UNCUT)
+def test_what_cannot_be_cut_by_samples_is_refused(name: str) -> None:
+    batch, num_samples, message = UNCUT[name]
+    with pytest.raises(ConfigError, match=message):
+        split_batch(batch, 2, num_samples)
 
 
 class Uneven(Plain):
@@ -233,7 +254,7 @@ class Uneven(Plain):
     metrics = {"loss": "min", "positive": "max", "never": "max"}
 
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
-        assert torch.is_inference_mode_enabled() and not model.training
+        assert not torch.is_grad_enabled() and not model.training
         x, y = batch
         mask = y > 0
         return {

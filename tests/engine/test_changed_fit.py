@@ -103,8 +103,11 @@ def test_resume_with_a_path_goes_on_in_spite_of_a_change_and_records_it(
     said = [record.message for record in caplog.records if "no longer promised" in record.message]
     assert said == change["what"]
     assert len((path / "steps.csv").read_text().splitlines()) == 16
-    # The unchanged call still means this run, which is finished; a child of it promises no more than it does.
+    # The unchanged call still means this run, which is finished otherwise than it began; a child promises no more than it.
+    caplog.clear()
     assert fit(nn.HuberLoss(delta=1.0), out=tmp_path).run == str(path)
+    (line,) = [record.message for record in caplog.records if "did not end as it began" in record.message]
+    assert all(what in line for what in change["what"])
     child = fit(nn.HuberLoss(delta=1.0), out=tmp_path, epochs=4, resume=path)
     assert (read_json(Path(child.run or "") / "environment.json") or {})["bits_promised"] is False
 
@@ -336,7 +339,7 @@ def test_a_child_whose_checkpoint_did_not_fit_is_not_taken_for_the_training_itse
         ({"epoch": 3}, "did you mean `epochs`?"),
         ({"clipnorm": 1.0}, "did you mean `clip_norm`?"),
         ({"stop": 5}, "`stop` is 5; it should be a mapping of keys"),
-        ({"metrics": [len]}, "`metrics` is a list; it should be a mapping of names to functions"),
+        ({"metrics": [len]}, "`metrics` is a list; it should be a mapping of names to functions or objects"),
         ({"metrics": {"x": 3}}, "`metrics` has 'x': 3; it should be a function of (prediction, target)"),
     ],
 )

@@ -60,6 +60,8 @@ def former_recipe_id(recipe: Recipe, fingerprint: str, initial_sha256: str) -> s
     """The identity of a training of `fit` in builds that knew its parts by name and structure."""
     shape, task = trajectory(recipe), plain(recipe)["task"]
     parts = {"model": task["model"], "loss": task["loss"], "initial_sha256": initial_sha256}
+    if task["directions"]:  # a metric that nobody gave a direction was recorded as one to be small
+        parts["directions"] = {name: direction or "min" for name, direction in task["directions"].items()}
     return _short_hash({"recipe": {**shape, "task": {**shape["task"], **parts}}, "data": fingerprint})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Given:
     train: Any
     val: Any
     test: Any
+    train_metrics: Mapping[str, Any] = field(default_factory=dict)
+    count: Callable[[Any], Any] | None = None
 
 
 class Described:
@@ -50,7 +52,9 @@ class Described:
         self.trees: dict[str, Tree] = {
             "model": model,
             "loss": describer.describe("loss", given.loss),
-            **{f"metrics.{name}": describer.describe(f"metrics.{name}", one) for name, one in given.metrics.items()},
+            **_each("metrics", given.metrics, describer),
+            **_each("train_metrics", given.train_metrics, describer),
+            **({} if given.count is None else {"count": describer.describe("count", given.count)}),
             **{name: describer.describe(name, getattr(given, name)) for name in DATA},
         }
 
@@ -126,6 +130,11 @@ class Arguments:
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
         """A line for each argument that is not what arguments.json of a run says."""
         return differing_arguments(recorded, self.record())
+
+
+def _each(argument: str, metrics: Mapping[str, Any], describer: Describer) -> dict[str, Tree]:
+    names = {name: f"{argument}.{name}" for name in metrics}
+    return {place: describer.describe(place, metrics[name]) for name, place in names.items()}
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:

@@ -32,15 +32,18 @@ def differing_arguments(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> 
     return lines
 
 
+_METRICS = {"metrics": "the metric", "train_metrics": "the training metric"}
+
+
 def _argument(name: str) -> str:
     kind, _, metric = name.partition(".")
-    return f"the metric `{metric}`" if kind == "metrics" else _WORDS.get(kind, f"the {kind}")
+    return f"{_METRICS[kind]} `{metric}`" if kind in _METRICS else _WORDS.get(kind, f"the {kind}")
 
 
 def place_of(name: str) -> str:
     """A place within an argument, for people: "the loss: `weight`"."""
     argument, _, place = name.partition(".")
-    if argument == "metrics":
-        argument, _, place = place.partition(".")
-        return f"the metric `{argument}`" + (f": `{place}`" if place else "")
+    if argument in _METRICS:
+        metric, _, place = place.partition(".")
+        return f"{_METRICS[argument]} `{metric}`" + (f": `{place}`" if place else "")
     return _argument(argument) + (f": `{place}`" if place else "")

@@ -147,6 +147,9 @@ class _Loop:
         self.read_back()
         epoch = state.epoch + 1
         row: Row = {"epoch": epoch, "step": state.step, "lr": state.lr, **state.period.means()}
+        for meter in state.meters.values():
+            row |= {f"train_{name}": value for name, value in meter.compute().items()}
+            meter.reset()
         if state.scalers:
             row |= {name: row.get(name) for name in ("train_grad_norm", "train_grad_norm_max")}
             row["train_skipped_updates"] = float(state.period.skipped)

@@ -18,8 +18,8 @@ class StepInfo(NamedTuple):
     epoch: int
     lr: float
     loss: Scalar
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
-    parts: Mapping[str, tuple[Scalar, int]]
+    count: Scalar  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    parts: Mapping[str, tuple[Scalar, Scalar]]
     grad_norm: Scalar | None
 
 

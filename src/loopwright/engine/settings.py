@@ -18,7 +18,12 @@ class TrainSettings(Node):
     epochs: int = setting(50, "passes over the training split; 0 writes the run directory and returns", ge=0)
     batch_size: int = setting(256, "samples of one optimizer step; the last batch of an epoch may be short", ge=1)
     clip_norm: float | None = setting(None, "largest gradient norm of an update (per group); null does not clip", gt=0)
-    accumulate: int = setting(1, "parts a batch is split into, weighted by their counts, to save memory", ge=1)
+    accumulate: int = setting(
+        1,
+        "parts a batch is split into, weighted by their counts, to save memory: the same update where the loss is a mean "
+        "over that count and no layer looks across samples (BatchNorm)",
+        ge=1,
+    )
     validate_every: DurationField = setting(
         Duration.parse("1 epochs"), "how often the val split is measured, in epochs or steps; always at the end"
     )

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from loopwright.engine.history import History
 from loopwright.engine.loss import Loss
+from loopwright.engine.meter import Meter
 from loopwright.engine.period import Period
 from loopwright.engine.precision import MOST_SKIPS, Precision, Scaler
 from loopwright.engine.weights import not_finite
@@ -38,6 +39,11 @@ class NotFinite(Exception):
     ) -> None:
         self.what, self.value, self.group, self.parts = what, value, group, parts or {}
         super().__init__(f"the {what} of group {group} is {value}")
+
+
+def is_empty(loss: Loss) -> bool:
+    """Whether a loss is known to be one of nothing. A count on an accelerator is not waited for: see `mask`."""
+    return not isinstance(loss.count, Tensor) and loss.count == 0
 
 
 class GradientNorm(NamedTuple):
@@ -116,6 +122,7 @@ class TrainState:
         self.batch = 0
         self.history = History()
         self.period = Period()
+        self.meters: Mapping[str, Meter] = {}
         # The recipe's flags, set again after a load: torch's load_state_dict overwrites them with the saved ones.
         self._flags: dict[str, list[dict[str, Any]]] = {
             name: [
@@ -124,37 +131,48 @@ class TrainState:
             for name, opt in self.optimizers.items()
         }
 
-    def apply(
-        self,
-        loss: Loss,
-        *,
-        clip_norm: float | None = None,
-        measure_norm: bool = False,
-        weights: tuple[int, int] | None = None,
-    ) -> Tensor | None:
-        """Update the group of a loss: backward to that group only, clip, optimizer step. The only update in the package.
+    def apply(self, loss: Loss, *, clip_norm: float | None = None, measure_norm: bool = False) -> Tensor | None:
+        """Update the group of a loss: backward to that group only, clip, optimizer step. A count of 0 updates nothing.
 
-        `weights=(part, total)` accumulates: the loss enters by its count, and the update happens with the last part
-        (`part == total` samples seen; until then nothing is changed). Returns the gradient norm before clipping, where
-        it is asked for or clipping needs it. Raises NotFinite, on a CPU, before clipping by a norm that is not finite.
+        Returns the gradient norm before clipping, where it is asked for or clipping needs it. Raises NotFinite, on a CPU,
+        before clipping by a norm that is not finite.
         """
         params = self._params(loss.group)
-        if not params:
+        if not params or is_empty(loss):
             return None
-        seen, total = weights or (0, 0)
-        if seen <= loss.count:
-            for p in params:
-                p.grad = None
-        scaler = self.scalers.get(loss.group)
-        mean = loss.mean * loss.count if weights else loss.mean
-        self._backward(mean if scaler is None else scaler.torch.scale(mean), params)
-        if seen < total:
+        self._clear(params)
+        self._backward(loss.mean, loss.group, params)
+        return self._update(loss, params, clip_norm, measure_norm)
+
+    def add(self, loss: Loss, *, first: bool) -> None:
+        """Add the gradients of a part of a batch, weighted by its count; `update` ends with the update."""
+        params = self._params(loss.group)
+        if first:
+            self._clear(params)
+        if params and not is_empty(loss):
+            self._backward(loss.mean * loss.count, loss.group, params)
+
+    def update(self, loss: Loss, *, clip_norm: float | None = None, measure_norm: bool = False) -> Tensor | None:
+        """The update that `add` has prepared: `loss` is that of all parts together. Returns and raises as `apply` does."""
+        params = self._params(loss.group)
+        if not params or is_empty(loss):
             return None
-        optimizer = self.optimizers[loss.group]
+        return self._update(loss, params, clip_norm, measure_norm, divisor=float(loss.count))
+
+    def _update(
+        self,
+        loss: Loss,
+        params: list[nn.Parameter],
+        clip_norm: float | None,
+        measure_norm: bool,
+        divisor: float | None = None,
+    ) -> Tensor | None:
+        """Scale, clip and step. The only update of parameters in the package."""
+        scaler, optimizer = self.scalers.get(loss.group), self.optimizers[loss.group]
         if scaler is not None:
             scaler.torch.unscale_(optimizer)
-        if weights:
-            torch._foreach_div_([p.grad for p in params if p.grad is not None], float(total))
+        if divisor is not None:
+            torch._foreach_div_([p.grad for p in params if p.grad is not None], divisor)
         norm = None
         if clip_norm is not None or measure_norm or scaler is not None:
             norm = gradient_norm([p.grad for p in params if p.grad is not None])
@@ -164,13 +182,17 @@ class TrainState:
         # A norm that is only observed must not matter: what is not finite then shows where it would without it.
         needed = norm if clip_norm is not None else None
         if loss.mean.is_cuda and self.masks:
-            self.mask(optimizer, loss.mean if needed is None else loss.mean.detach() + needed.value)
+            self.mask(optimizer, loss.mean if needed is None else loss.mean.detach() + needed.value, loss.count)
         elif needed is not None and not math.isfinite(value := needed.value.item()):
             raise NotFinite("gradient", value, loss.group)  # before clipping, which makes every gradient NaN
         if clip_norm is not None and needed is not None:
             clip_gradients(params, clip_norm, needed)
         optimizer.step()
         return None if norm is None else norm.value
+
+    def _clear(self, params: list[nn.Parameter]) -> None:
+        for p in params:
+            p.grad = None
 
     def _scaled_step(
         self,
@@ -194,8 +216,11 @@ class TrainState:
             if int(scaler.skips) >= MOST_SKIPS:
                 raise NotFinite("scale", scaler.torch.get_scale(), group)
 
-    def _backward(self, mean: Tensor, params: list[nn.Parameter]) -> None:
+    def _backward(self, mean: Tensor, group: str, params: list[nn.Parameter]) -> None:
         """`mean.backward(inputs=params)`: the group alone, which keeps a critic's gradients out of the generator."""
+        scaler = self.scalers.get(group)
+        if scaler is not None:
+            mean = scaler.torch.scale(mean)
         if type(mean) is Tensor and mean.ndim == 0 and mean.dtype is torch.float32 and mean.is_cpu:
             _run_backward((mean,), (_ONE,), False, False, tuple(params), allow_unreachable=True, accumulate_grad=True)
         else:
@@ -206,11 +231,16 @@ class TrainState:
         """Whether every optimizer can leave out an update on the device (the fused ones can), so that nobody waits."""
         return all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in self.optimizers.values())
 
-    def mask(self, optimizer: Any, mean: Tensor) -> None:
-        """From the first non-finite loss or norm on, let the kernel leave every update out; read back with the losses."""
+    def mask(self, optimizer: Any, mean: Tensor, count: Tensor | float = 1) -> None:
+        """From the first non-finite loss or norm on, let the kernel leave every update out; read back with the losses.
+
+        Where the count is 0 it leaves out this one only.
+        """
         bad = (~torch.isfinite(mean.detach())).float()
-        self._bad = bad if self._bad is None else torch.maximum(self._bad, bad)
-        optimizer.found_inf, optimizer.grad_scale = self._bad, None
+        lasting = bad * (count != 0) if isinstance(count, Tensor) else bad
+        self._bad = lasting if self._bad is None else torch.maximum(self._bad, lasting)
+        skipped = torch.maximum(self._bad, (count == 0).float()) if isinstance(count, Tensor) else self._bad
+        optimizer.found_inf, optimizer.grad_scale = skipped, None
 
     def set_lr(self, lr: float) -> None:
         """Give every group's optimizer the learning rate of the step to come."""
@@ -278,6 +308,7 @@ class TrainState:
             "batch": self.batch,
             "history": self.history.state_dict(),
             "period": self.period.state_dict(),
+            **({"meters": {name: meter.state_dict() for name, meter in self.meters.items()}} if self.meters else {}),
             **global_state(),
         }
 
@@ -300,6 +331,10 @@ class TrainState:
         self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]
         self.history = History.from_state_dict(saved["history"])
         self.period = Period.from_state_dict(saved["period"])
+        for name, meter in self.meters.items():
+            meter.reset()
+            if name in saved.get("meters", {}):
+                meter.load_state_dict(saved["meters"][name])
         restore_global_state(dict(saved))
 
     def _params(self, group: str) -> list[nn.Parameter]:

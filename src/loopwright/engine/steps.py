@@ -15,8 +15,9 @@ from loopwright.engine.finite import Diverged, explain
 from loopwright.engine.loss import Loss
 from loopwright.engine.period import Scalar, StepInfo
 from loopwright.engine.precision import Autocast, autocast
-from loopwright.engine.state import NotFinite, TrainState
+from loopwright.engine.state import NotFinite, TrainState, is_empty
 from loopwright.engine.task import At, Loader, Task, dealt
+from loopwright.errors import ConfigError
 from loopwright.streams import Streams, pin_torch
 
 LearningRate = Callable[[TrainState], float]
@@ -60,14 +61,27 @@ def steps(
         pinned = pin_torch(next(keys))
         if accumulate > 1:
             updates = _accumulated(
-                task, state, batch, accumulate, streams, step, epoch, device, check_now, clip_norm, measure_norm, cast
+                task,
+                state,
+                batch,
+                num_samples,
+                accumulate,
+                streams,
+                step,
+                epoch,
+                device,
+                check_now,
+                clip_norm,
+                measure_norm,
+                cast,
             )
         else:
-            at = At(streams, step, epoch, device, 0, num_samples)
+            at = At(streams, step, epoch, device, 0, num_samples, state.meters)
             updates = _updates(task, state, batch, at, check_now, clip_norm, measure_norm, cast)
         total: Scalar = 0.0
-        parts: Mapping[str, tuple[Scalar, int]] | None
-        count, parts, norm, group = 0, None, None, "main"
+        parts: Mapping[str, tuple[Scalar, Scalar]] | None
+        count: Scalar = 0
+        parts, norm, group = None, None, "main"
         try:
             for number, (loss, value, group_norm) in enumerate(updates):
                 if generator.initial_seed() != pinned:
@@ -133,6 +147,7 @@ def _accumulated(
     task: Task,
     state: TrainState,
     batch: Any,
+    num_samples: int | None,
     num_parts: int,
     streams: Streams,
     step: int,
@@ -144,14 +159,13 @@ def _accumulated(
     cast: Autocast | None,
 ) -> Iterator[tuple[Loss, Scalar, Tensor | None]]:
     """One update from several parts of a batch, each weighted by its count and drawing noise of its own."""
-    pieces = split_batch(batch, num_parts)
     mean_sum: Scalar = 0.0
-    parts: dict[str, tuple[Tensor, int]] = {}
-    seen, norm, open_losses = 0, None, []
-    counts: list[int] = []
+    parts: dict[str, tuple[Scalar, Scalar]] = {}
+    seen: Tensor | float = 0
+    open_losses: list[Any] = []
     try:
-        for micro, piece in enumerate(pieces):
-            at = At(streams, step, epoch, device, micro)
+        for micro, (piece, size) in enumerate(split_batch(batch, num_parts, num_samples)):
+            at = At(streams, step, epoch, device, micro, size, state.meters)
             losses = task.losses(state.model, piece, at)
             if cast is not None:
                 losses = cast.over(losses)
@@ -160,42 +174,54 @@ def _accumulated(
             if loss is None:
                 return
             _check_modes()
+            if isinstance(loss.count, Tensor):
+                loss = loss._replace(count=loss.count.item())
             value = _finite_value(loss) if check_now else loss.mean.detach()
-            counts.append(loss.count)
-            seen += loss.count
-            mean_sum = mean_sum + value * loss.count
+            seen = seen + loss.count
+            if not is_empty(loss):
+                mean_sum = mean_sum + value * loss.count
             for name, (part, n) in loss.parts.items():
                 held = parts.get(name)
                 parts[name] = (part + held[0], n + held[1]) if held else (part, n)
-            last = micro == len(pieces) - 1
-            norm = state.apply(
-                loss, clip_norm=clip_norm, measure_norm=measure_norm, weights=(seen, seen if last else seen + 1)
-            )
+            state.add(loss, first=micro == 0)
+        assert loss is not None
+        whole = Loss(torch.as_tensor(mean_sum / seen if seen else math.nan), seen, parts, loss.group)
+        norm = state.update(whole, clip_norm=clip_norm, measure_norm=measure_norm)
         # Only the last part's code after the yield runs: it belongs to the update, and there was one.
         if next(open_losses[-1], None) is not None:
             raise RuntimeError("train.accumulate > 1 with a task that yields several losses; set train.accumulate=1")
-        assert loss is not None
-        yield Loss(loss.mean, seen, parts, loss.group), mean_sum / seen, norm
+        yield whole, mean_sum / seen if seen else math.nan, norm
     finally:
         for losses in open_losses:
-            losses.close()  # type: ignore[attr-defined]
+            losses.close()
 
 
-def split_batch(batch: Any, num_parts: int) -> list[Any]:
-    """Cut a batch (tensors in tuples, lists or dicts, samples first) into at most `num_parts` of equal size."""
+def split_batch(batch: Any, num_parts: int, num_samples: int | None = None) -> list[tuple[Any, int]]:
+    """Cut a batch into at most `num_parts` of equal size: (part, its number of samples).
+
+    Every tensor in it (tuples, lists and dicts are opened) must have the samples first: `num_samples` of them where
+    that is known, else all equally many. Raises ConfigError, since anything else would be cut across.
+    """
     leaves, spec = tree_flatten(batch)
-    if not all(isinstance(leaf, Tensor) for leaf in leaves):
-        raise RuntimeError(
-            "train.accumulate > 1 needs batches of tensors in tuples, lists or dicts; set train.accumulate=1"
+    found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
+    sizes = {shape[0] if isinstance(shape, tuple) and shape else None for shape in found}
+    if num_samples is None and len(sizes) == 1:
+        (num_samples,) = sizes
+    if num_samples is None or sizes != {num_samples}:
+        dealt = "samples first" if num_samples is None else f"its {num_samples} samples first"
+        shown = ", ".join(dict.fromkeys(str(one) for one in found[:6])) or "nothing"
+        raise ConfigError(
+            f"`train.accumulate` is {num_parts}, which cuts a batch along the first dimension: every tensor of it needs "
+            f"{dealt}, and this one holds {shown}; use train.accumulate=1 and a smaller batch"
         )
     pieces = zip(*(leaf.chunk(num_parts) for leaf in leaves), strict=True)
-    return [tree_unflatten(list(piece), spec) for piece in pieces]
+    return [(tree_unflatten(list(piece), spec), len(piece[0])) for piece in pieces]
 
 
 def _finite_value(loss: Loss) -> float:
-    """The loss as a float, checked."""
+    """The loss as a float, checked: only one of nothing may be NaN."""
     value = loss.mean.item()
-    if not math.isfinite(value):
+    if not math.isfinite(value) and loss.count != 0:
         raise NotFinite("loss", value, loss.group, loss.parts)
     return value
 

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.engine.loss import Loss
+from loopwright.engine.meter import Meter
 from loopwright.scalars import as_plain
 from loopwright.streams import Streams
 
 Split = Literal["train", "val", "test"]
-Sums = Mapping[str, tuple[Tensor | float, int]]
+Sums = Mapping[str, tuple[Tensor | float, Tensor | float]]
 Direction = Literal["min", "max"]
 # What a task measures, and which way each is better; None: neither (a count), so nothing can follow it.
 Metrics = Mapping[str, Direction | None]
+_NO_METERS: Mapping[str, Meter] = {}
 
 
 class At:
@@ -25,10 +27,11 @@ class At:
 
     `step` and `epoch` count from 1: the step and epoch being worked on. `generator(purpose)` stands at the address
     (seed, purpose, step, micro-batch): the same for the same step whatever ran before it, different for every purpose.
-    `num_samples` is the number of samples dealt to the batch, None where its loader does not know.
+    `num_samples` is the number of samples dealt to the batch, None where its loader does not know. `meters` are those of
+    `Task.train_meters`, for `losses` to update.
     """
 
-    __slots__ = ("device", "epoch", "micro", "num_samples", "step", "streams")
+    __slots__ = ("device", "epoch", "meters", "micro", "num_samples", "step", "streams")
 
     def __init__(
         self,
@@ -38,9 +41,10 @@ class At:
         device: torch.device,
         micro: int = 0,
         num_samples: int | None = None,
+        meters: Mapping[str, Meter] = _NO_METERS,
     ) -> None:
         self.streams, self.step, self.epoch, self.device, self.micro = streams, step, epoch, device, micro
-        self.num_samples = num_samples
+        self.num_samples, self.meters = num_samples, meters
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh torch generator on the run's device, for one purpose of this step."""
@@ -118,34 +122,34 @@ class Task(ABC):
         """
 
     def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
-        """Measure a whole split, None where there is none. Override only to judge a split at once (by generating, say).
-
-        Sums are kept in float64 on the device and read back once.
-        """
+        """Measure a whole split, None where there is none. Override only to judge a split at once (by generating, say)."""
         loader = self.loader(split)
-        if loader is None:
-            return None
-        totals: dict[str, tuple[Tensor | float, int]] = {}
+        return None if loader is None else self.measure_all(model, loader, at)
+
+    def measure_all(self, model: nn.Module, loader: Loader, at: At) -> dict[str, float | None]:
+        """Measure the batches of a loader: the sums of all of them, finished.
+
+        Sums are kept in float64 on the device and read back once. What has a count of 0 adds nothing, even where its sum
+        is not a number.
+        """
+        totals = Totals()
         for batch, num_samples in dealt(loader, 0):
             at.num_samples = num_samples
-            for name, (total, count) in self.measure(model, batch, at).items():
-                held, seen = totals.get(name, (0.0, 0))
-                total = (
-                    total.detach().double() if isinstance(total, Tensor) else as_plain(total)
-                )  # a float32 would stay one
-                totals[name] = (held + total, seen + count)
-        return self.finish(
-            {
-                name: (total.tolist() if isinstance(total, Tensor) else total, count)
-                for name, (total, count) in totals.items()
-            }
-        )
+            totals.add(self.measure(model, batch, at))
+        return self.finish(totals.read())
+
+    def train_meters(self, device: torch.device) -> Mapping[str, Meter]:
+        """What is measured while the training goes on, by the name of its column without `train_`; none by default.
+
+        `losses` finds them in `at.meters`. They begin anew with each row of metrics.csv; their state is checkpointed.
+        """
+        return {}
 
     def sample_metrics(self) -> Metrics:
         """What `finish` returns: `metrics`, unless the task overrides `evaluate` and measures samples otherwise."""
         return self.metrics
 
-    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         """Metrics of a whole split from the added-up sums: by default each sum over its count (None where the count is 0)."""
         return {name: total / count if count else None for name, (total, count) in sums.items()}
 
@@ -209,6 +213,33 @@ class Task(ABC):
     def examples(self, model: nn.Module, split: Split, device: torch.device) -> Iterable[Mapping[str, Any]]:
         """A row per sample for `evaluation/<split>_<checkpoint>_examples.csv`; none by default."""
         return ()
+
+
+class Totals:
+    """Sums of metrics over batches, each with its count, in float64 on the device."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+
+    def add(self, sums: Sums) -> None:
+        """Add what a batch has measured."""
+        for name, (total, count) in sums.items():
+            held, seen = self._totals.get(name, (0.0, 0))
+            total = (
+                total.detach().double() if isinstance(total, Tensor) else as_plain(total)
+            )  # a float32 would stay one
+            if isinstance(count, Tensor):
+                total = torch.where(count == 0, torch.zeros_like(held + total), total)
+            elif count == 0:
+                total = torch.zeros_like(total) if isinstance(total, Tensor) else 0.0
+            self._totals[name] = (held + total, seen + as_plain(count))
+
+    def read(self) -> dict[str, tuple[Any, float]]:
+        """The sums and counts as numbers (lists for vectors)."""
+        return {
+            name: tuple(value.tolist() if isinstance(value, Tensor) else value for value in pair)  # type: ignore[misc]
+            for name, pair in self._totals.items()
+        }
 
 
 def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

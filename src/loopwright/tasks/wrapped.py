@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.engine.loss import Loss
+from loopwright.engine.meter import Meter
 from loopwright.engine.task import At, Loader, Metrics, Split, Sums, Task
 
 
@@ -38,10 +39,16 @@ class WrappedTask(Task):
     def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
         return self.task.evaluate(model, split, at)
 
+    def measure_all(self, model: nn.Module, loader: Loader, at: At) -> dict[str, float | None]:
+        return self.task.measure_all(model, loader, at)
+
+    def train_meters(self, device: torch.device) -> Mapping[str, Meter]:
+        return self.task.train_meters(device)
+
     def sample_metrics(self) -> Metrics:
         return self.task.sample_metrics()
 
-    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         return self.task.finish(sums)
 
     def fingerprint(self) -> str:

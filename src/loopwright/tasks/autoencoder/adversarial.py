@@ -89,7 +89,7 @@ class GANLoop(Loop):
             "adversarial": (F.softplus(-fake_B).sum(), count),
         }
 
-    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         adversarial = mean_of(*sums["adversarial"])
         ratio = mean_of(*sums["discriminator"]) / adversarial if adversarial else None
         return {**super().finish(sums), "loss_ratio": ratio}

@@ -111,7 +111,7 @@ class DiffusionLoop(Loop):
 
         return self.schedule.ddim(denoise, start_BTD, num_steps, extent_of(model).largest)
 
-    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         metrics = super().finish(sums)
         denoising = mean_of(*sums["denoising"])
         return {**metrics, "loss": (metrics["loss"] or 0.0) + denoising}

@@ -102,7 +102,7 @@ class Loop(ABC):
             sums["codes"] = (code_counts(coded.codes_BT, model.space.num_codes), count)
         return sums
 
-    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         """Metrics of a split: means, `loss` as the training minimises it, use of the codes where there are any."""
         metrics: dict[str, float] = {
             name: mean_of(*held) for name, held in sums.items() if name not in ("codes", "penalty")
@@ -155,7 +155,7 @@ def of_batch(mean: Tensor, batch: Batch) -> tuple[Tensor, int]:
     return mean.detach() * count, count
 
 
-def mean_of(total: Any, count: int) -> float:
+def mean_of(total: Any, count: float) -> float:
     """A sum over its count; a vector of two is a sum and its own count."""
     if isinstance(total, list):
         total, count = total

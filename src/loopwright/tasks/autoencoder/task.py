@@ -103,7 +103,7 @@ class AutoencoderTask(Task):
         assert isinstance(model, Autoencoder)
         return self.loop.measure(model, blanked(batch), at)
 
-    def finish(self, sums: Mapping[str, tuple[Any, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         found = self.loop.finish(sums)
         return {name: found[name] for name in self.metrics}
 

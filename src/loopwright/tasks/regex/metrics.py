@@ -48,7 +48,7 @@ def last_position(batch: Batch) -> Tensor:
 
 
 def metric_means(
-    sums: Mapping[str, tuple[float, int]], weights: Mapping[str, float], l1_weight: float
+    sums: Mapping[str, tuple[float, float]], weights: Mapping[str, float], l1_weight: float
 ) -> dict[str, float | None]:
     """The metrics of a split: each sum over its count, None where that is 0; the loss from the parts' means.
 

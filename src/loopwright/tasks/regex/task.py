@@ -169,7 +169,7 @@ class RegexTask(Task):
         l1 = l1_of(model)
         return sums if l1 is None else {**sums, L1: (l1, 1)}
 
-    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float | None]:
         return metric_means(sums, self.weights, self.config.loss.l1_u)
 
     def facts(self) -> Mapping[str, Any]:

@@ -127,7 +127,7 @@ class RegressionTask(Task):
             "y_squared": (y64.square().sum(), values),
         }
 
-    def finish(self, sums: Mapping[str, tuple[float, int]]) -> dict[str, float | None]:
+    def finish(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float | None]:
         means = super().finish(sums)
         if "accuracy" in self.metrics:
             return means

@@ -1,0 +1,109 @@
+"""What the user's loss function returns: a mean, over how much it is one, and its parts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.loss import _Loss
+
+from loopwright.errors import ConfigError
+from loopwright.tasks.batches import checked_count
+
+LossFunction = Callable[[Any, Any], Any]
+_Weighing = Callable[[Any, Any], Tensor]
+# Columns of the tables, which no part of a loss may take.
+RESERVED = frozenset({"step", "epoch", "loss", "lr", "grad_norm", "grad_norm_max", "skipped_updates"})
+
+
+class LossValue(NamedTuple):
+    """The mean over a batch, what it was divided by (None: the loss does not say), and the means of its parts."""
+
+    mean: Tensor
+    count: Tensor | float | None  # type: ignore[assignment]  # hides tuple.count
+    parts: Mapping[str, Any] = {}
+
+
+class MeanLoss:
+    """A loss function of (prediction, target), asked for its mean and its count.
+
+    It returns a mean, `(mean, count)`, `(mean, {"part": mean})` or `(mean, count, {"part": mean})`. Of torch's cross
+    entropies the count is known: the targets that are not ignored, by the weights of their classes.
+    """
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+        self._weighing = _class_weighing(function)
+
+    @property
+    def is_mean_over_samples(self) -> bool:
+        """Whether it is known to be a mean over the samples, or to say its count; of a function nobody knows."""
+        torchs = isinstance(self.function, _Loss) and type(self.function).__module__ == _Loss.__module__
+        return self._weighing is not None or (torchs and not self.is_sum)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is one of torch's, told to add up."""
+        if isinstance(self.function, functools.partial):
+            return self.function.keywords.get("reduction") == "sum"
+        return isinstance(self.function, _Loss) and self.function.reduction == "sum"
+
+    def __call__(self, predicted: Any, target: Any) -> LossValue:
+        """Raises ConfigError where it returns something else."""
+        returned = self.function(predicted, target)
+        count: Tensor | float | None = None
+        parts: Mapping[str, Any] = {}
+        if type(returned) is tuple and 2 <= len(returned) <= 3:
+            returned, *more = returned
+            if isinstance(more[-1], Mapping):
+                parts = more.pop()
+                if wrong := RESERVED & parts.keys():
+                    raise ConfigError(
+                        f"`loss` returned a part {sorted(wrong)[0]!r}, which is a column already; rename it"
+                    )
+            if more:
+                count = checked_count(more[0], "the count that `loss` returned")
+        elif self._weighing is not None:
+            count = checked_count(self._weighing(predicted, target), "the count of `loss`")
+        if not isinstance(returned, Tensor) or returned.numel() != 1:
+            what = (
+                f"a tensor of shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else repr(type(returned))
+            )
+            raise ConfigError(
+                f"`loss` returned {what}; it should return the mean over the batch as a tensor of one number, or "
+                "(mean, count), (mean, {'part': mean}), (mean, count, {'part': mean})"
+            )
+        return LossValue(returned, count, parts)
+
+
+def _class_weighing(loss: LossFunction) -> _Weighing | None:
+    """What the mean of torch's cross entropy or NLL is divided by; None for any other loss."""
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        torchs = nn.CrossEntropyLoss if isinstance(loss, nn.CrossEntropyLoss) else nn.NLLLoss
+        if type(loss).forward is not torchs.forward or loss.reduction != "mean":
+            return None
+        module = loss
+        return lambda predicted, target: _weight(predicted, target, module.weight, module.ignore_index)
+    options: dict[str, Any] = {}
+    while isinstance(loss, functools.partial) and not loss.args:
+        options, loss = loss.keywords | options, loss.func
+    if loss not in (F.cross_entropy, F.nll_loss) or options.get("reduction", "mean") != "mean":
+        return None
+    return lambda predicted, target: _weight(
+        predicted, target, options.get("weight"), options.get("ignore_index", -100)
+    )
+
+
+def _weight(predicted: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    if target.is_floating_point():  # probabilities of the classes: the mean is one over the places, weights or not
+        classes = predicted.shape[1 if predicted.ndim > 1 else 0]
+        return torch.tensor(predicted.numel() / classes)
+    counted = target != ignore_index
+    if weight is None:
+        return counted.sum()
+    weights = weight.detach()[target.masked_fill(~counted, 0).long()]
+    return torch.where(counted, weights, 0).sum(dtype=None if weights.device.type == "mps" else torch.float64)
