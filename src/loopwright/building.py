@@ -14,6 +14,7 @@ from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
 from loopwright.content.arguments import Arguments, Described
 from loopwright.data import cache
+from loopwright.engine.finite import listed
 from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
 from loopwright.engine.plan import Plan
@@ -23,6 +24,7 @@ from loopwright.engine.stop import Gate, Patience, StopRule
 from loopwright.engine.task import Direction, Split, Task
 from loopwright.engine.weights import weights_hash
 from loopwright.errors import ConfigError
+from loopwright.lazy import lazy_names
 from loopwright.record.checkpoint import check_plain
 from loopwright.streams import Streams
 from loopwright.tasks.overfit import Overfit
@@ -82,6 +84,10 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
     building = memory_explained("while the model was built", advice, batch_size=batch_size, device=device)
     with building, streams.fork("weights"):
         model = task.build_model()
+    if names := lazy_names(model):
+        raise ConfigError(
+            f"the task's model has lazy layers ({listed(names)}); call it once with a batch in build_model()"
+        )
     with memory_explained("while the model was set up", advice, batch_size=batch_size, device=device, model=model):
         model.to(device)
         if task.loss_module is not None:

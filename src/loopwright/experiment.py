@@ -31,12 +31,13 @@ from loopwright.engine.recorder import MemoryRecorder
 from loopwright.engine.state import load_saved, with_weights
 from loopwright.engine.stop import Gate, StopRule
 from loopwright.engine.task import Split, Task
-from loopwright.errors import ConfigError, LoopwrightError, RunError
+from loopwright.errors import LoopwrightError, RunError
 from loopwright.hooks.capture import Capture
 from loopwright.hooks.figures import LiveFigures
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.hooks.trackers import finish, tracking
 from loopwright.hooks.views import EpochViews, has_views, views, write_arrays
+from loopwright.mistakes import mistakes_explained
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
 from loopwright.record.provenance import Provenance, drift, pip_freeze
@@ -304,19 +305,12 @@ def _with_curves(outcome: Outcome, recipe: Recipe) -> Outcome:
 
 @contextmanager
 def _machine_explained(built: Built) -> Iterator[None]:
-    """Say what took the room when memory runs out, and which operation has no deterministic form."""
+    """Say what took the room when memory runs out, and what torch does not do."""
     advice = f"try train.accumulate={2 * built.recipe.train.accumulate} (same result, smaller parts) or a smaller batch"
-    try:
-        with built.memory_explained(
+    with (
+        mistakes_explained(built),
+        built.memory_explained(
             "while training", f"{advice}; committed checkpoints are intact, resume goes on from them"
-        ):
-            yield
-    except RuntimeError as error:
-        text = str(error)
-        if "does not have a deterministic implementation" not in text:
-            raise
-        operation = text.split(" does not have")[0]
-        raise ConfigError(
-            f"`deterministic` is true, and {operation} has no deterministic form; use another operation, or "
-            "--no-deterministic (deterministic=false), which promises no bits"
-        ) from error
+        ),
+    ):
+        yield

@@ -10,6 +10,7 @@ from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.evaluate import measured
 from loopwright.engine.steps import steps
 from loopwright.engine.task import At, Totals, dealt
+from loopwright.mistakes import mistakes_explained
 from loopwright.streams import isolated
 
 
@@ -29,7 +30,8 @@ def rehearse(recipe: Recipe) -> list[str]:
             held = task.loader(split)
             if held is not None:
                 lines.append(f"{split}: {held.num_samples:,} samples, {len(held):,} batches")
-        with built.memory_explained("in one step or evaluation", "try train.accumulate=2 or a smaller batch"):
+        advice = "try train.accumulate=2 or a smaller batch"
+        with mistakes_explained(built), built.memory_explained("in one step or evaluation", advice):
             if loader is not None and recipe.train.epochs:
                 train = recipe.train
                 one = steps(

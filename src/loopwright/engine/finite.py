@@ -95,12 +95,17 @@ def listed(names: list[str]) -> str:
 
 
 def _is_bad(values: Tensor) -> bool:
-    return not bool(torch.isfinite(values).all())
+    return not bool(torch.isfinite(_stored(values)).all())
+
+
+def _stored(values: Tensor) -> Tensor:
+    return values.coalesce().values() if values.is_sparse else values
 
 
 def _worst(values: Tensor) -> float:
     """The first value that is not finite."""
-    flat = values.detach().reshape(-1)
+    flat = _stored(values.detach()).reshape(-1)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
     return float(flat[~torch.isfinite(flat)][0])
 
 

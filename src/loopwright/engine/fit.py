@@ -23,6 +23,7 @@ from loopwright.engine.state import NotFinite, TrainState, with_weights
 from loopwright.engine.steps import steps
 from loopwright.engine.stop import Stop, first_stop
 from loopwright.engine.task import Loader, Split, Task
+from loopwright.engine.untrained import untrained
 from loopwright.engine.weights import weights_hash
 from loopwright.streams import Streams
 
@@ -76,6 +77,8 @@ class _Loop:
     def run(self, interrupted: Callable[[], bool]) -> Outcome:
         state, plan, recorder = self.state, self.plan, self.recorder
         fresh = state.step == 0 and not state.history
+        for line in untrained(state) if plan.train.epochs else ():
+            log.warning("%s", line)
         self.emit("on_start", record=fresh, monitor=plan.ranking.monitor, mode=plan.ranking.mode)
         if not state.model.training:  # modules that the task froze in evaluation mode stay as they are
             state.model.train()
