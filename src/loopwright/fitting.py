@@ -178,9 +178,12 @@ def given_again(
     initial = index.tagged("initial") if index is not None else None
     if isinstance(model, nn.Module) and initial is None:
         raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
-    if initial is not None and not isinstance(model, nn.Module):
-        with Streams(arguments.get("seed", config["seed"])).fork("weights"):
+    streams = Streams(arguments.get("seed", config["seed"]))
+    with streams.fork("weights"):
+        if initial is not None and not isinstance(model, nn.Module):
             model = model()
+        if isinstance(model, nn.Module) and lazy_names(model):  # in place: torch cannot copy it before
+            initialise(model, arguments["train"], config["train"]["batch_size"], streams)
     loss_module = loss if isinstance(loss, nn.Module) and loss_state(loss) else None
     if isinstance(model, nn.Module) or loss_module is not None:  # at once: what they share stays shared
         model, loss_module = copy.deepcopy((model, loss_module))
@@ -210,7 +213,7 @@ def given_again(
         "whole_split_gib",
     )
     rest = {key: value for key, value in inside.items() if key not in (*left_out, "train")}
-    named: dict[str, Any] = {key: inside[key] for key in left_out[5:]}
+    named: dict[str, Any] = {key: inside[key] for key in left_out[4:]}
     recipe, task, described = fitting(model, loss, **data, **named, recipe=rest)
     lines = [line for line in differing_keys(config, plain(recipe)) if not line.startswith("task.")] if said else []
     if lines:

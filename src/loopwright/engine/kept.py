@@ -79,6 +79,8 @@ class _Buffers:
         for buffer, before in self.held.values():
             if buffer is not None and before is not None:
                 buffer.copy_(before)
+        if isinstance(module, torch.jit.ScriptModule):
+            return  # none is set anew or added there
         if now.keys() == self.held.keys() and all(now[name] is buffer for name, (buffer, _) in self.held.items()):
             return
         now.clear()
