@@ -39,7 +39,9 @@ class Watched:
 
         def hold(module: nn.Module, inputs: Any = None) -> None:
             if id(module) in own and id(module) not in held:
-                held[id(module)] = _Buffers(module)
+                # What a scripted module calls, no hook sees.
+                for part in module.modules() if isinstance(module, torch.jit.ScriptModule) else (module,):
+                    held[id(part)] = _Buffers(part)
 
         handle = None
         if when_called:
