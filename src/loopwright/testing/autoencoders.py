@@ -38,7 +38,7 @@ def check_encoder(encoder: Encoder) -> None:
         f"in training tokens {tuple(tokens_BTF.shape)} give {tuple(z_BTL.shape)} instead of {shape}",
     )
     other_BTF = torch.where((types_BT == 0).unsqueeze(-1), torch.full_like(tokens_BTF, 9.0), tokens_BTF)
-    with evaluating(module), torch.inference_mode():
+    with evaluating(module), torch.no_grad():
         z_BTL, again = module(tokens_BTF, types_BT), module(tokens_BTF, types_BT)
         padded, alone = module(other_BTF, types_BT), module(tokens_BTF[:1], types_BT[:1])
     real = types_BT != 0
@@ -82,7 +82,7 @@ def check_latent(latent: Latent) -> None:
         real = types_BT != 0
         inside = bool((codes[real] >= 0).all() and (codes[real] < space.num_codes).all())
         held(inside and bool((codes[~real] == -1).all()), "codes are 0 to num_codes - 1, and -1 for padding")
-    with torch.inference_mode():
+    with torch.no_grad():
         held(space.settle(z_BTL.detach()).shape == z_BTL.shape, "settle() should keep the shape of z")
     check_task(task_config("autoencoder", data=Tokens(), latent=latent))
 

@@ -113,7 +113,7 @@ def _check_module(module: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:
     held(
         tuple(out.shape) == shape, f"in training an input {tuple(x.shape)} gives {tuple(out.shape)} instead of {shape}"
     )
-    with evaluating(module), torch.inference_mode():
+    with evaluating(module), torch.no_grad():
         out, again, first = module(x), module(x), module(x[:1])
     held(
         tuple(out.shape) == shape,
@@ -127,7 +127,7 @@ def _check_token_module(module: nn.Module) -> None:
     tokens_BT = torch.arange(24).view(3, 8) % 5
     other_BT = tokens_BT.clone()
     other_BT[:, 5:] = (other_BT[:, 5:] + 1) % 5
-    with evaluating(module), torch.inference_mode():
+    with evaluating(module), torch.no_grad():
         out: Mapping[str, Tensor] = module(tokens_BT)
         other = module(other_BT)
     shapes = {name: tuple(logits.shape) for name, logits in out.items()}

@@ -21,7 +21,7 @@ from loopwright.config.node import Node
 from loopwright.config.registry import lookup
 from loopwright.config.schema import Recipe, parse
 from loopwright.engine.compute import computing
-from loopwright.engine.evaluate import evaluate
+from loopwright.engine.evaluate import evaluate, measured
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.steps import steps
 from loopwright.engine.task import At, Loader, Task
@@ -124,10 +124,10 @@ def _check_metrics(built: Built) -> None:
     weights = content_hash(built.state.model_state())
     split = "train" if task.loader("val") is None else "val"
 
-    def measured() -> dict[str, float | None] | None:
+    def evaluated() -> dict[str, float | None] | None:
         return evaluate(task, model, split, built.streams, step=0, epoch=0, device=_CPU)  # type: ignore[arg-type]
 
-    found = measured() or {}
+    found = evaluated() or {}
     held(
         found.keys() == task.metrics.keys(),
         f"declared are the metrics {sorted(task.metrics)}, measured {sorted(found)}",
@@ -135,9 +135,9 @@ def _check_metrics(built: Built) -> None:
     plain = all(value is None or isinstance(value, int | float) for value in found.values())
     held(plain, f"metrics are numbers or None, not {found}")
     with _draws():
-        again = measured()
+        again = evaluated()
     held(str(found) == str(again), f"evaluating twice gives {found} and {again}; nothing in it may draw unaddressed")
-    held(content_hash(built.state.model_state()) == weights, "evaluating changes weights or buffers of the model")
+    held(content_hash(built.state.model_state()) == weights, "evaluating changes weights of the model")
 
 
 def _check_updates(recipe: Recipe) -> None:
@@ -158,9 +158,12 @@ def _check_state(recipe: Recipe) -> None:
     _train(built, 10)
     loader = built.task.loader("val") or built.task.loader("train")
     assert loader is not None
-    with torch.inference_mode():
+
+    def measure() -> None:
         for batch in loader.epoch(0):
             built.task.measure(built.state.model, batch, At(built.streams, 10, 1, _CPU))
+
+    measured(measure, built.state.model, built.task.loss_module)
     held(
         _pickled(built.task) == before,
         "the task has changed after ten steps; what training changes is a parameter or a buffer of the model",

@@ -48,7 +48,7 @@ def generate(model: nn.Module, starts_B: Tensor, length: int, window: int, *, me
     """
     _check(length, window)
     device = next(model.parameters(), starts_B).device
-    with evaluating(model), torch.inference_mode(), full_precision(device):
+    with evaluating(model), torch.no_grad(), full_precision(device):
         starts, walk_of = torch.unique(starts_B, return_inverse=True) if memo else (starts_B, None)
         judge = _Judge(model, device)
         tokens = np.empty((len(starts), length), dtype=np.int32)
@@ -68,7 +68,7 @@ def generate_plainly(model: nn.Module, starts_B: Tensor, length: int, window: in
     """What `generate` must equal, (B, L): for every token a full forward over the last `window` tokens of all walks at once."""
     _check(length, window)
     device = next(model.parameters(), starts_B).device
-    with evaluating(model), torch.inference_mode(), full_precision(device):
+    with evaluating(model), torch.no_grad(), full_precision(device):
         tokens = starts_B[:, None].to(device, torch.int64)
         for t in range(1, length):
             tokens = torch.cat([tokens, _full_forward(model, tokens[:, max(0, t - window) : t])[:, None]], dim=1)

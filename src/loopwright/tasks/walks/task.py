@@ -193,8 +193,7 @@ class WalksTask(Task):
         """A row per generated walk: its vertices, its consecutive pairs that are edges, its visits of jumpers checked."""
         if split not in self.starts:
             return
-        with torch.inference_mode():
-            walks = self.generate(model, split, device).tokens.cpu().numpy()
+        walks = self.generate(model, split, device).tokens.cpu().numpy()
         judged = self.judge(walks)
         for index, walk in enumerate(walks.tolist()):
             yield {
@@ -221,8 +220,7 @@ class WalksTask(Task):
             with Streams(self.seed).fork("weights"):  # as `building.build` makes the model of step 0
                 model = self.build_model()
             model.to(self.device).eval()
-            with torch.inference_mode():
-                made = self.generate(model, "val", self.device)
+            made = self.generate(model, "val", self.device)
             _untrained[self] = self.judge(made.tokens.cpu().numpy())
         return _untrained[self]
 
