@@ -115,16 +115,7 @@ class Idle(Plain):
         return {"main": model[0].parameters(), "other": model[2].parameters()}
 
 
-class Counting(nn.Linear):
-    def __init__(self) -> None:
-        super().__init__(3, 1)
-        self.register_buffer("calls", torch.zeros(()))
-
-
 class ChangesInEvaluation(Plain):
-    def build_model(self) -> nn.Module:
-        return Counting()
-
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
         next(model.parameters()).add_(1)
         return super().measure(model, batch, at)

@@ -128,6 +128,7 @@ def _check_metrics(built: Built) -> None:
         return evaluate(task, model, split, built.streams, step=0, epoch=0, device=_CPU)  # type: ignore[arg-type]
 
     found = evaluated() or {}
+    held(content_hash(built.state.model_state()) == weights, "evaluating changes weights of the model")
     held(
         found.keys() == task.metrics.keys(),
         f"declared are the metrics {sorted(task.metrics)}, measured {sorted(found)}",
@@ -137,7 +138,6 @@ def _check_metrics(built: Built) -> None:
     with _draws():
         again = evaluated()
     held(str(found) == str(again), f"evaluating twice gives {found} and {again}; nothing in it may draw unaddressed")
-    held(content_hash(built.state.model_state()) == weights, "evaluating changes weights of the model")
 
 
 def _check_updates(recipe: Recipe) -> None:
