@@ -113,7 +113,7 @@ class TrainState:
         self.epoch = 0
         self.batch = 0
         self.history = History()
-        self.period = Period()
+        self.period = Period([*self.groups])
         # The recipe's flags, set again after a load: torch's load_state_dict overwrites them with the saved ones.
         self._flags: dict[str, list[dict[str, Any]]] = {
             name: [
@@ -271,7 +271,7 @@ class TrainState:
         self.lr = None
         self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]
         self.history = History.from_state_dict(saved["history"])
-        self.period = Period.from_state_dict(saved["period"])
+        self.period = Period.from_state_dict(saved["period"], [*self.groups])
         restore_global_state(dict(saved))
 
     def _params(self, group: str) -> list[nn.Parameter]:
