@@ -289,12 +289,16 @@ class AppendFile:
             with open(os.dup(self._descriptor), "rb") as file:
                 file.seek(0)
                 data = change(file.read(self._position))
-            write_atomic(self.path, data)
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            write_durable(temporary, data)
             with explained(self.path, 0):
-                descriptor = os.open(self.path, os.O_RDWR)
-            # Under its own number: the writer of checkpoints may be about to sync it.
-            os.dup2(descriptor, self._descriptor, inheritable=False)
-            os.close(descriptor)
+                descriptor = os.open(temporary, os.O_RDWR)  # before it has its name: nothing can fail afterwards
+            try:
+                move_into_place(temporary, self.path)
+                # Under its own number: the writer of checkpoints may be about to sync it.
+                os.dup2(descriptor, self._descriptor, inheritable=False)
+            finally:
+                os.close(descriptor)
             self._position, self._digest = len(data), hashlib.sha256(data)
 
     def sync(self) -> None:
