@@ -315,3 +315,18 @@ class EveryOther(Sampler[int]):
         rows = torch.randperm(self.num_samples).tolist()[: len(self)]
         random.shuffle(rows)
         return iter(rows)
+
+
+class Counting(Plain):
+    """What it measures beside the loss has no better and no worse, and its monitor is one of these."""
+
+    metrics: Mapping[str, Direction | None] = {"loss": "min", "large": None}  # type: ignore[assignment]
+    monitor = "large"
+
+    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
+        return {**super().measure(model, batch, at), "large": ((model(batch[0]).abs() > 1).sum(), 1)}
+
+
+class CountingConfig(Config):
+    monitor: ClassVar[str] = "large"
+    task = Counting
