@@ -24,8 +24,7 @@ class Update(NamedTuple):
 
     def read(self) -> Update:
         """The same in plain numbers."""
-        parts = {name: (_number(part), _number(n)) for name, (part, n) in self.parts.items()} if self.parts else {}
-        return Update(self.group, _number(self.loss), _number(self.count), parts)
+        return Update(self.group, _number(self.loss), _number(self.count), _read(self.parts))
 
     def detached(self) -> Update:
         """The same without the graphs that it came from, still on the device."""
@@ -124,7 +123,7 @@ class Period:
             return {"train_loss": None}
         row: dict[str, float | None] = {"train_loss": self._loss()}
         row |= {f"train_{name}": total / count if count else None for name, (total, count) in self.parts.items()}
-        if self.norm_max >= 0 or self.skipped:  # a table keeps the columns of its first row
+        if self.norm_max >= 0 or self.skipped:  # the same columns in every row
             counted = self.steps - self.skipped - self.unmeasured
             row |= {
                 "train_grad_norm": self.norm_sum / counted if counted else None,
@@ -173,9 +172,10 @@ def _summed(updates: Sequence[Update], groups: Sequence[str]) -> tuple[float | N
 
     A part is a sum and a count; a group's own holds every update of it, and nothing where it had none.
     """
-    if len(updates) == 1 and not groups:
-        _, loss, count, parts = updates[0].read()
-        return (loss if count else None), count, parts  # type: ignore[return-value]  # read: numbers
+    if len(updates) == 1 and not groups:  # nearly always
+        _, loss, count, parts = updates[0]
+        count = _number(count)
+        return (_number(loss) if count else None), count, _read(parts) if parts else {}
     sums: Sums = {updates[0].group: (0.0, 0)} if groups else {}
     own: dict[str, list[tuple[float, float]]] = {}
     for group, loss, count, parts in [update.read() for update in updates]:
@@ -218,9 +218,14 @@ def _added(values: Iterable[float]) -> float | None:
     return total
 
 
+def _read(parts: Mapping[str, tuple[Scalar, Scalar]]) -> Sums:
+    return {name: (_number(part), _number(n)) for name, (part, n) in parts.items()}
+
+
 def _number(value: Any) -> float:
     """As a number of Python's; an int stays one."""
-    if type(value) in (int, float):
+    kind = type(value)
+    if kind is int or kind is float:
         return value  # type: ignore[no-any-return]
     return value.item() if isinstance(value, Tensor) else as_plain(value)
 

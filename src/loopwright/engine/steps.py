@@ -75,8 +75,10 @@ def steps(
                         "or the noise of every step is the same"
                     )
                 update = Update(loss.group, value, loss.count, loss.parts)
-                updates.append(update.read() if on_cpu else update.detached())
-                norm = _joined(norm, group_norm)
+                if loss.parts or not on_cpu:  # let go of their graphs
+                    update = update.read() if on_cpu else update.detached()
+                updates.append(update)
+                norm = group_norm if norm is None else _joined(norm, group_norm)
         except NotFinite as bad:
             updated = {update.group for update in updates}
             raise Diverged(explain(state, bad, step, epoch, updated, clips=clip_norm is not None)) from None
