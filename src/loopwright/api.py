@@ -13,6 +13,7 @@ from loopwright.config.schema import Recipe
 from loopwright.content.arguments import Arguments
 from loopwright.engine.hooks import Hook
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.state import loss_state
 from loopwright.engine.task import Direction
 from loopwright.errors import ConfigError
 from loopwright.evaluation import Evaluation, evaluate_run
@@ -205,15 +206,16 @@ def fit(
     """Train a module of one's own on data of one's own, with everything a recipe gets.
 
     `model` is a module, or a function returning one, which is built under the seed. `loss(model(*inputs), target)` is a
-    batch's mean; `(mean, count)` says over how much, `(mean, {"kl": mean})` names parts. `train`, `val`, `test` are
-    tensors or arrays (a tuple's last one is the target), a Dataset or a DataLoader. `metrics` maps names to functions of
-    (prediction, target), with a value per sample or one over the whole split, or to objects of torchmetrics; write
-    `(function, "max")` where more is better. `train_metrics` are measured as the training goes. `count(batch)` is the
-    number of samples in a batch that does not show it. Any key of a recipe can be given: `stop={"patience": 5}`,
+    batch's mean; `(mean, count)` says over how much, `(mean, {"kl": mean})` names parts; a loss that is a module is trained
+    with the model. `train`, `val`, `test` are tensors or arrays (a tuple's last one is the target), a Dataset or a
+    DataLoader. `metrics` maps names to functions of (prediction, target), with a value per sample or one over the whole
+    split, or to objects of torchmetrics; write `(function, "max")` where more is better. `train_metrics` are measured as
+    the training goes. `count(batch)` is the number of samples in a batch that does not show it. Any key of a recipe can be
+    given: `stop={"patience": 5}`,
     `schedule="cosine"`, `record={"checkpoint_every": "5 steps"}`, `device="cpu"`; those of `train` by their own names:
     `clip_norm=1.0`, `accumulate=2`, `validate_every="50 steps"`. `resume=True` goes on with the newest run of the same
     call, or starts one: recipe, data, model, loss and metrics count by their content, code among it. `resume=PATH` goes on
-    with that run in spite of what has changed, which is said and recorded. A given module is trained in place and ends
+    with that run in spite of what has changed, which is said and recorded. Given modules are trained in place and end
     with the last weights. Raises LoopwrightError.
 
     >>> X = torch.randn(64, 3)
@@ -240,7 +242,7 @@ def fit(
         name,
         dict(recipe),
     )
-    keep_initial = isinstance(model, nn.Module)
+    keep_initial = isinstance(model, nn.Module) or bool(loss_state(task.loss_module))
     try:
         if not isinstance(resume, bool):
             path = Path(resume)

@@ -14,6 +14,7 @@ from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
 from loopwright.content.arguments import Arguments, Described
 from loopwright.data import cache
+from loopwright.engine.finite import listed
 from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
 from loopwright.engine.plan import Plan
@@ -23,6 +24,7 @@ from loopwright.engine.stop import Gate, Patience, StopRule
 from loopwright.engine.task import Direction, Split, Task
 from loopwright.engine.weights import weights_hash
 from loopwright.errors import ConfigError
+from loopwright.lazy import lazy_names
 from loopwright.record.checkpoint import check_plain
 from loopwright.streams import Streams
 from loopwright.tasks.overfit import Overfit
@@ -82,20 +84,28 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
     building = memory_explained("while the model was built", advice, batch_size=batch_size, device=device)
     with building, streams.fork("weights"):
         model = task.build_model()
+    if names := lazy_names(model):
+        raise ConfigError(
+            f"the task's model has lazy layers ({listed(names)}); call it once with a batch in build_model()"
+        )
     with memory_explained("while the model was set up", advice, batch_size=batch_size, device=device, model=model):
         model.to(device)
-        state = TrainState(model, task.groups(model), recipe.optim.build, recipe.train.precision)
+        if task.loss_module is not None:
+            task.loss_module.to(device)
+        groups = task.groups(model)
+        state = TrainState(model, groups, recipe.optim.build, recipe.train.precision, task.loss_module)
         state.meters = task.train_meters(device)
-    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
-    if extra:
-        check_plain({"model_state_dict": extra})
+    for key, held in state.weights().items():
+        extra = {name: value for name, value in held.items() if not isinstance(value, torch.Tensor)}
+        if extra:
+            check_plain({key: extra})
     return Built(
         recipe,
         task,
         state,
         streams,
         device,
-        weights_hash({k: v for k, v in state.model_state().items() if isinstance(v, torch.Tensor)}),
+        weights_hash({k: v for k, v in state.named_weights().items() if isinstance(v, torch.Tensor)}),
         arguments,
     )
 

@@ -11,8 +11,7 @@ from typing import Any
 from loopwright.building import Built, build
 from loopwright.config.compose import compose
 from loopwright.engine.compute import computing, resolve_device
-from loopwright.engine.evaluate import evaluate, evaluating
-from loopwright.engine.state import load_weights
+from loopwright.engine.evaluate import evaluate, measured
 from loopwright.engine.task import Split
 from loopwright.errors import RunError
 from loopwright.hooks.views import views, write_arrays
@@ -64,8 +63,11 @@ def evaluate_run(
             if metrics is None:
                 others = [name for name in ("val", "train") if built.task.loader(name) is not None]
                 raise RunError(f"--split {split}: this task has no {split} split; it has {' and '.join(others)}")
-            with evaluating(built.state.model):
-                rows = list(built.task.examples(built.state.model, split, device))
+            rows = measured(
+                lambda: list(built.task.examples(built.state.model, split, device)),
+                built.state.model,
+                built.task.loss_module,
+            )
             shown = views(built.task, built.state.model, split, built.streams, step=entry.step, epoch=entry.epoch)
     folder = path / "evaluation"
     with explained(folder, 0):
@@ -106,5 +108,5 @@ def restore(path: Path, recipe: Any, checkpoint: str) -> tuple[Built, Entry]:
     if recorded.get("data_sha256", "") != built.task.fingerprint():
         log.warning("the data have changed since this run was recorded; its numbers will not be repeated")
     with fits(path / "checkpoints" / entry.file):
-        load_weights(built.state.model, index.load(entry)["model_state_dict"])
+        built.state.load_weights(index.load(entry))
     return built, entry

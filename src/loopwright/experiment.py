@@ -28,15 +28,16 @@ from loopwright.engine.interrupt import Interrupt
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import MemoryRecorder
-from loopwright.engine.state import load_weights, with_weights
+from loopwright.engine.state import load_saved, with_weights
 from loopwright.engine.stop import Gate, StopRule
 from loopwright.engine.task import Split, Task
-from loopwright.errors import ConfigError, LoopwrightError, RunError
+from loopwright.errors import LoopwrightError, RunError
 from loopwright.hooks.capture import Capture
 from loopwright.hooks.figures import LiveFigures
 from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.hooks.trackers import finish, tracking
 from loopwright.hooks.views import EpochViews, has_views, views, write_arrays
+from loopwright.mistakes import mistakes_explained
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
 from loopwright.record.provenance import Provenance, drift, pip_freeze
@@ -84,7 +85,7 @@ def run(
         where, finished = claim(built, root, name, resume, overrides, path)
         if finished is not None:
             if task is not None and finished.run is not None:
-                take_last_weights(built.state.model, Path(finished.run))
+                take_last_weights(task, built.state.model, Path(finished.run))
             return finished
         assert where is not None
         try:
@@ -93,11 +94,11 @@ def run(
             where.close()
 
 
-def take_last_weights(model: nn.Module, run: Path) -> None:
-    """Load the last weights of a finished run: a caller's module ends with them, trained now or earlier."""
+def take_last_weights(task: Task, model: nn.Module, run: Path) -> None:
+    """Load the last weights of a finished run: a caller's modules end with them, trained now or earlier."""
     index = Index.read(run / "checkpoints")
     if index.last is not None:
-        load_weights(model, index.load(index.last)["model_state_dict"])
+        load_saved(model, task.loss_module, index.load(index.last))
 
 
 def _train(
@@ -280,7 +281,7 @@ def _write_views(built: Built, outcome: Outcome, best: Mapping[str, Any] | None,
     split: Split = next((split for split in ("test", "val") if built.task.loader(split) is not None), "train")
     step, epoch = int(row["step"] or 0), int(row["epoch"] or 0)
     try:
-        with with_weights(model, best):
+        with with_weights(built.state, best):
             shown = views(built.task, model, split, built.streams, step=step, epoch=epoch)
         if shown:
             folder.mkdir(exist_ok=True)
@@ -304,19 +305,12 @@ def _with_curves(outcome: Outcome, recipe: Recipe) -> Outcome:
 
 @contextmanager
 def _machine_explained(built: Built) -> Iterator[None]:
-    """Say what took the room when memory runs out, and which operation has no deterministic form."""
+    """Say what took the room when memory runs out, and what torch does not do."""
     advice = f"try train.accumulate={2 * built.recipe.train.accumulate} (same result, smaller parts) or a smaller batch"
-    try:
-        with built.memory_explained(
+    with (
+        mistakes_explained(built),
+        built.memory_explained(
             "while training", f"{advice}; committed checkpoints are intact, resume goes on from them"
-        ):
-            yield
-    except RuntimeError as error:
-        text = str(error)
-        if "does not have a deterministic implementation" not in text:
-            raise
-        operation = text.split(" does not have")[0]
-        raise ConfigError(
-            f"`deterministic` is true, and {operation} has no deterministic form; use another operation, or "
-            "--no-deterministic (deterministic=false), which promises no bits"
-        ) from error
+        ),
+    ):
+        yield

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from loopwright.config.identity import differing_keys
 from loopwright.config.schema import Recipe, parse, plain
@@ -20,10 +19,11 @@ from loopwright.content.arguments import Arguments, Given
 from loopwright.data.loaders import make_loader
 from loopwright.engine.compute import resolve_device
 from loopwright.engine.settings import TrainSettings
-from loopwright.engine.state import load_weights, snapshot
+from loopwright.engine.state import load_saved, loss_state, snapshot
 from loopwright.engine.task import Direction, Split
 from loopwright.engine.weights import content_hash, weights_hash
 from loopwright.errors import ConfigError, DataError, RunError
+from loopwright.lazy import initialise, lazy_names
 from loopwright.record.index import Index
 from loopwright.record.read import read_config
 from loopwright.streams import Streams
@@ -71,29 +71,6 @@ def fitting(
             f"`count` is {count!r}; it should be a function of a batch that returns its number of samples"
         )
     streams = Streams(seed)
-    arguments = None
-    record = recipe.get("record")
-    settings: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
-    if isinstance(model, nn.Module):
-        _check_shaped(model)
-    if settings.get("save") is not False:  # before anything of it is called, which may change it
-        arguments = Arguments(
-            Given(model, loss, functions, train, val, test, train_functions, count),
-            lambda: _former_fingerprint(train, val, test),
-            source=settings.get("code") is not False,
-        )
-    if isinstance(model, nn.Module):
-        initial = snapshot(model.state_dict())
-        structure, given = repr(model), model
-        make = _returning(given)
-    else:
-        make = model
-        with streams.fork("weights"):
-            built = model()
-        _check_shaped(built)
-        initial, structure = built.state_dict(), repr(built)
-        if arguments is not None:
-            arguments.built(built)
     stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
     monitored = str(stop.get("monitor") or "").removeprefix("val_")
     if monitored in directions and directions[monitored] is None:
@@ -106,26 +83,67 @@ def fitting(
     if lr is not None:
         optim["lr"] = lr
     portions = {key: recipe.pop(key) for key in TrainSettings.model_fields if key in recipe}
-    tree = {
-        "name": name,
-        "seed": seed,
-        "task": {
-            "name": "python",
-            "model": hashlib.sha256(structure.encode()).hexdigest()[:16],
-            "initial_sha256": weights_hash(initial),
-            "loss": repr(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__),
-            "directions": directions,
-            "whole_split_gib": whole_split_gib,
-        },
-        "optim": optim,
-        "stop": stop,
-        **recipe,
-        "train": {"epochs": epochs, "batch_size": batch_size, **portions},
-    }
-    try:
-        parsed = parse(tree)
-    except ConfigError as error:
-        raise ConfigError(_HINTED.sub(_as_argument, problem) for problem in error.problems) from None
+
+    def parsed_with(structure: str, initial_sha256: str) -> Recipe:
+        tree = {
+            "name": name,
+            "seed": seed,
+            "task": {
+                "name": "python",
+                "model": hashlib.sha256(structure.encode()).hexdigest()[:16],
+                "initial_sha256": initial_sha256,
+                "loss": repr(loss)
+                if isinstance(loss, nn.Module)
+                else getattr(loss, "__qualname__", type(loss).__name__),
+                "directions": directions,
+                "whole_split_gib": whole_split_gib,
+            },
+            "optim": optim,
+            "stop": stop,
+            **recipe,
+            "train": {"epochs": epochs, "batch_size": batch_size, **portions},
+        }
+        try:
+            return parse(tree)
+        except ConfigError as error:
+            raise ConfigError(_HINTED.sub(_as_argument, problem) for problem in error.problems) from None
+
+    def shaped(module: nn.Module) -> nn.Module:
+        """The module, its lazy layers initialised by the first batch, by the random numbers that come next."""
+        if lazy_names(module):
+            initialise(module, train, parsed_with("", "").train.batch_size, streams)
+        return module
+
+    if isinstance(loss, nn.Module) and lazy_names(loss):
+        raise ConfigError("`loss` has lazy layers, whose weights have no shape yet; call it once before fit")
+    if isinstance(model, nn.Module):
+        with streams.fork("weights"):  # before it is described: from here on it is a module like any other
+            shaped(model)
+    arguments = None
+    record = recipe.get("record")
+    settings: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+    if settings.get("save") is not False:  # before anything of it is called, which may change it
+        arguments = Arguments(
+            Given(model, loss, functions, train, val, test, train_functions, count),
+            lambda: _former_fingerprint(train, val, test),
+            source=settings.get("code") is not False,
+        )
+    if isinstance(model, nn.Module):
+        initial = snapshot(model.state_dict())
+        structure, given = repr(model), model
+        make = _returning(given)
+    else:
+        factory = model
+
+        def make() -> nn.Module:
+            return shaped(factory())
+
+        with streams.fork("weights"):
+            built = make()
+        initial, structure = built.state_dict(), repr(built)
+        if arguments is not None:
+            arguments.built(built)
+    parsed = parsed_with(structure, weights_hash(initial))
     device, batch = resolve_device(parsed.device), parsed.train.batch_size
     try:
         loaders: dict[Split, Any] = {
@@ -158,15 +176,21 @@ def given_again(
     config = read_config(path)
     index = Index.read(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     initial = index.tagged("initial") if index is not None else None
-    if isinstance(model, nn.Module):
-        if initial is None:
-            raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
-        model = copy.deepcopy(model)
-    elif initial is not None:
-        model = model()
+    if isinstance(model, nn.Module) and initial is None:
+        raise RunError(f"{path} began from a function that builds the module; give that function as `model`")
+    streams = Streams(arguments.get("seed", config["seed"]))
+    with streams.fork("weights"):
+        if initial is not None and not isinstance(model, nn.Module):
+            model = model()
+        if isinstance(model, nn.Module) and lazy_names(model):  # in place: torch cannot copy it before
+            initialise(model, arguments["train"], config["train"]["batch_size"], streams)
+    loss_module = loss if isinstance(loss, nn.Module) and loss_state(loss) else None
+    if isinstance(model, nn.Module) or loss_module is not None:  # at once: what they share stays shared
+        model, loss_module = copy.deepcopy((model, loss_module))
+        loss = loss if loss_module is None else loss_module
     if index is not None and initial is not None:
         try:
-            load_weights(model, index.load(initial)["model_state_dict"])
+            load_saved(model, loss_module, index.load(initial))
         except RuntimeError as error:
             raise RunError(f"the given module does not have the weights of {path}: {error}") from error
     data: dict[str, Any] = {
@@ -189,19 +213,12 @@ def given_again(
         "whole_split_gib",
     )
     rest = {key: value for key, value in inside.items() if key not in (*left_out, "train")}
-    named: dict[str, Any] = {key: inside[key] for key in left_out[5:]}
+    named: dict[str, Any] = {key: inside[key] for key in left_out[4:]}
     recipe, task, described = fitting(model, loss, **data, **named, recipe=rest)
     lines = [line for line in differing_keys(config, plain(recipe)) if not line.startswith("task.")] if said else []
     if lines:
         raise ConfigError([f"the record of {path} says otherwise: {line}; leave it out" for line in lines])
     return recipe, task, described
-
-
-def _check_shaped(module: nn.Module) -> None:
-    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-        raise ConfigError(
-            "`model` has lazy layers, whose weights have no shape yet; call it once with a batch before fit"
-        )
 
 
 def _returning(module: nn.Module) -> Callable[[], nn.Module]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 
-import torch
-
 from loopwright.building import build, plan
 from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
-from loopwright.engine.evaluate import evaluating
+from loopwright.engine.evaluate import measured
 from loopwright.engine.steps import steps
 from loopwright.engine.task import At, Totals, dealt
+from loopwright.mistakes import mistakes_explained
 from loopwright.streams import isolated
 
 
@@ -31,7 +30,8 @@ def rehearse(recipe: Recipe) -> list[str]:
             held = task.loader(split)
             if held is not None:
                 lines.append(f"{split}: {held.num_samples:,} samples, {len(held):,} batches")
-        with built.memory_explained("in one step or evaluation", "try train.accumulate=2 or a smaller batch"):
+        advice = "try train.accumulate=2 or a smaller batch"
+        with mistakes_explained(built), built.memory_explained("in one step or evaluation", advice):
             if loader is not None and recipe.train.epochs:
                 train = recipe.train
                 one = steps(
@@ -49,10 +49,9 @@ def rehearse(recipe: Recipe) -> list[str]:
             val = task.loader("val")
             if val is not None:
                 at = At(built.streams, 1, 1, device)
-                with evaluating(state.model), torch.inference_mode():
-                    batch, at.num_samples = next(dealt(val, 0))
-                    totals = Totals()
-                    totals.add(task.measure(state.model, batch, at))
+                batch, at.num_samples = next(dealt(val, 0))
+                totals = Totals()
+                totals.add(measured(lambda: task.measure(state.model, batch, at), state.model, task.loss_module))
                 shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(totals.read()).items() if v is not None)
                 lines.append(f"one evaluation batch: {shown}")
     return [*lines, "nothing was written"]

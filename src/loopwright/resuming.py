@@ -24,6 +24,7 @@ from loopwright.record.index import Entry, Index
 from loopwright.record.read import read_config, read_result
 from loopwright.record.run import Run
 from loopwright.results import outcome_of
+from loopwright.streams import isolated
 
 log = logging.getLogger("loopwright")
 
@@ -92,7 +93,8 @@ def resume_fit(
         for line in () if begun is None else arguments.differences(begun):
             log.warning("%s is finished (%s), and since then has changed: %s", path, ended, line)
         if keep_initial:
-            take_last_weights(task.build_model(), path)
+            with isolated():  # a function that builds the model may draw
+                take_last_weights(task, task.build_model(), path)
         return outcome_of(path)
     built = build(recipe, resolve_device(recipe.device), task, arguments)
     child = _child(path, recorded, recipe, (), built.run_id)
@@ -133,7 +135,7 @@ def begin_from(child: Path, parent: Path, index: Index, entry: Entry) -> None:
     for file in wanted:
         shutil.copyfile(parent / "checkpoints" / file, folder / file)
     tags = {tag: file for tag, file in index.tags.items() if tag != "gate"}
-    Index(folder, [e for e in index.entries if e.file in wanted], tags, index.model_sha256).write()
-    for name in ("metrics.csv", "steps.csv", "events.jsonl", "model.pt"):
+    Index(folder, [e for e in index.entries if e.file in wanted], tags, index.alone).write()
+    for name in ("metrics.csv", "steps.csv", "events.jsonl", "model.pt", "loss.pt"):
         if (parent / name).is_file():
             shutil.copyfile(parent / name, child / name)

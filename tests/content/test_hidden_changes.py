@@ -23,8 +23,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler, TensorDataset
 
-import loopwright
-from loopwright import ConfigError
 from loopwright.content.arguments import Arguments, Given
 from loopwright.content.code import text
 from loopwright.content.moved import MOVED, Moved
@@ -366,9 +364,3 @@ def test_code_laid_out_over_other_lines_is_the_same() -> None:
     exec("def f(a, b):\n  c = a * b; d = c + a\n  return d, c\ndef g(a, b):\n  c = (a\n  * b)\n  d = (c\n  +\n  a)\n"
          "  return (d,\n    c)", held)  # fmt: skip
     assert text(held["f"].__code__) == text(held["g"].__code__)
-
-
-def test_a_model_with_lazy_layers_is_refused_in_words() -> None:
-    for model in (nn.LazyLinear(2), lambda: nn.LazyLinear(2)):
-        with pytest.raises(ConfigError, match="call it once with a batch before fit"):
-            loopwright.fit(model, nn.MSELoss(), train=(X, Y), record={"save": False})

@@ -254,7 +254,7 @@ class Uneven(Plain):
     metrics = {"loss": "min", "positive": "max", "never": "max"}
 
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
-        assert torch.is_inference_mode_enabled() and not model.training
+        assert not torch.is_grad_enabled() and not model.training
         x, y = batch
         mask = y > 0
         return {

@@ -55,6 +55,7 @@ TOP_LEVEL = {
     "result.json",
     "checkpoints",
     "model.pt",
+    "loss.pt",
     "figures",
     "evaluation",
     "captures",

@@ -177,7 +177,9 @@ class Values(Walk):
         return tree
 
 
-def _version(tensor: Tensor) -> int | None:
+def _version(tensor: Tensor) -> object:
+    if tensor.requires_grad:
+        return object()  # a fused optimizer step changes a parameter and does not count it: hashed each time
     try:
         return tensor._version
     except RuntimeError:  # a tensor of inference mode does not count its changes

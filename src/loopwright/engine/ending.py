@@ -32,7 +32,7 @@ def ended(stop: Stop, task: Task, state: TrainState, plan: Plan, recorder: Recor
         epochs=state.epoch,
         steps=state.step,
         seconds=seconds,
-        weights_sha256=weights_hash(state.model_state()),
+        weights_sha256=weights_hash(state.named_weights()),
         gate_passed=None if plan.gate is None else stop.status == "gate_passed",
         curves=curves,
         run=recorder.run,

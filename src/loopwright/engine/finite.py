@@ -77,29 +77,35 @@ def spoilt(state: TrainState, step: int, epoch: int, updated: Container[str] = (
             value = next(_worst(p.grad) for p in state.groups[group] if p.grad is not None and _is_bad(p.grad))
             at = step + (group in updated)
             return diverged_message(f"gradient of {names} (group {group})", value, at, epoch, state.lr)
-    value = _worst(state.model_state()[weights[0]])
-    return diverged_message(f"weight {_listed(weights)}", value, step, epoch, state.lr)
+    value = _worst(state.named_weights()[weights[0]])
+    return diverged_message(f"weight {listed(weights)}", value, step, epoch, state.lr)
 
 
 def _names(state: TrainState, group: str) -> str:
     """The parameters of a group whose gradient is not finite."""
     mine = {id(p) for p in state.groups[group]}
-    named = state.model.named_parameters()
-    return _listed([name for name, p in named if id(p) in mine and p.grad is not None and _is_bad(p.grad)])
+    named = state.named_parameters()
+    return listed([name for name, p in named if id(p) in mine and p.grad is not None and _is_bad(p.grad)])
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _is_bad(values: Tensor) -> bool:
-    return not bool(torch.isfinite(values).all())
+    return not bool(torch.isfinite(_stored(values)).all())
+
+
+def _stored(values: Tensor) -> Tensor:
+    return values.coalesce().values() if values.is_sparse else values
 
 
 def _worst(values: Tensor) -> float:
     """The first value that is not finite."""
-    flat = values.detach().reshape(-1)
+    flat = _stored(values.detach()).reshape(-1)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
     return float(flat[~torch.isfinite(flat)][0])
 
 

@@ -23,6 +23,7 @@ from loopwright.engine.state import NotFinite, TrainState, with_weights
 from loopwright.engine.steps import steps
 from loopwright.engine.stop import Stop, first_stop
 from loopwright.engine.task import Loader, Split, Task
+from loopwright.engine.untrained import untrained
 from loopwright.engine.weights import weights_hash
 from loopwright.streams import Streams
 
@@ -76,6 +77,8 @@ class _Loop:
     def run(self, interrupted: Callable[[], bool]) -> Outcome:
         state, plan, recorder = self.state, self.plan, self.recorder
         fresh = state.step == 0 and not state.history
+        for line in untrained(state) if plan.train.epochs else ():
+            log.warning("%s", line)
         self.emit("on_start", record=fresh, monitor=plan.ranking.monitor, mode=plan.ranking.mode)
         if not state.model.training:  # modules that the task froze in evaluation mode stay as they are
             state.model.train()
@@ -182,7 +185,7 @@ class _Loop:
         recorder.epoch_row(row)
         if ended:
             # 0.6 ms per MB, once an epoch: what lets a replay be compared weight by weight.
-            self.emit("on_epoch_end", epoch=epoch, row=row, weights_sha256=weights_hash(state.model_state()))
+            self.emit("on_epoch_end", epoch=epoch, row=row, weights_sha256=weights_hash(state.named_weights()))
         if bad is None:
             recorder.checkpoint(state, self.tags(), now=last or self.stop is not None)
 
@@ -201,7 +204,7 @@ class _Loop:
             tests["last"] = last
             best, row = self.recorder.weights("best"), outcome.best
             if best is not None and row is not None and row["step"] != state.step:
-                with with_weights(state.model, best):
+                with with_weights(state, best):
                     tests["best"] = self.measure("test", int(row["step"] or 0)) or {}
             else:
                 tests["best"] = last

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch import nn
 
 from loopwright import clock
 from loopwright.config.durations import Duration
 from loopwright.engine.compute import settings_kept
+from loopwright.engine.kept import Watched
 from loopwright.scalars import as_plain
 from loopwright.streams import isolated
 
@@ -122,58 +120,13 @@ class every(Hook):  # noqa: N801 - reads as a verb: hooks=[every(10, capture)]
         return True
 
 
-class _Watched:
-    """A model whose modes, flags and buffers a hook may change for itself and not for the training.
-
-    Its modules and parameters are listed anew at every event but that of a step, where listing them is what costs most.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self._modules, self._params = list(model.modules()), list(model.parameters())
-        self._own = {id(module) for module in self._modules}
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """A block after which modes, `requires_grad` and buffers are as before.
-
-        A forward in training mode moves buffers (BatchNorm's statistics), so those of a module are copied when it is called:
-        a hook that calls none costs no copy.
-        """
-        modes, flags = [module.training for module in self._modules], [p.requires_grad for p in self._params]
-        copies: dict[int, tuple[nn.Module, dict[str, tuple[Tensor | None, Tensor | None]]]] = {}
-
-        def copy(module: nn.Module, inputs: Any) -> None:
-            if module._buffers and id(module) in self._own and id(module) not in copies:
-                held = {name: (b, None if b is None else b.detach().clone()) for name, b in module._buffers.items()}
-                copies[id(module)] = module, held
-
-        handle = register_module_forward_pre_hook(copy)
-        try:
-            yield
-        finally:
-            handle.remove()
-            if [module.training for module in self._modules] != modes:
-                for module, training in zip(self._modules, modes, strict=True):
-                    module.training = training
-            if [p.requires_grad for p in self._params] != flags:
-                for p, flag in zip(self._params, flags, strict=True):
-                    p.requires_grad_(flag)
-            with torch.no_grad():
-                for module, held in copies.values():
-                    for name, (buffer, before) in held.items():
-                        module._buffers[name] = buffer
-                        if buffer is not None and before is not None:
-                            buffer.copy_(before)
-
-
 class Hooks:
     """The hooks of a run: tells each of those that override an event, and keeps from training what they draw and set."""
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         hooks = list(hooks)
         self._of = {event: [h for h in hooks if _overrides(h, event)] for event in EVENTS}
-        self._watched: _Watched | None = None
+        self._watched: Watched | None = None
 
     def wants(self, event: str) -> bool:
         return bool(self._of[event])
@@ -192,9 +145,9 @@ class Hooks:
         if not listeners:
             return
         shown = info()
-        if event != "on_step_end" or self._watched is None or self._watched.model is not shown.model:
-            self._watched = _Watched(shown.model)
-        with isolated(), settings_kept(), self._watched.kept():
+        if event != "on_step_end" or self._watched is None or self._watched.roots != (shown.model,):
+            self._watched = Watched(shown.model)
+        with isolated(), settings_kept(), self._watched.kept(when_called=True):
             for hook in list(listeners):
                 try:
                     getattr(hook, event)(shown)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-import torch
-
 from loopwright.engine.history import Row
 from loopwright.engine.state import TrainState, snapshot
 
@@ -31,8 +29,8 @@ class Recorder(Protocol):
     def checkpoint(self, state: TrainState, tags: frozenset[str], *, now: bool) -> None:
         """The state may be saved here, and must be if `now`. `tags` (best, gate) are kept even when it is not."""
 
-    def weights(self, tag: str) -> Mapping[str, torch.Tensor] | None:
-        """The model's state dict at a tag, or None where there is none."""
+    def weights(self, tag: str) -> Mapping[str, Any] | None:
+        """`TrainState.weights` at a tag, or None where there is none; there may be more in it."""
 
     def step_curve(self) -> list[float | None]:
         """The training loss of every recorded step."""
@@ -45,7 +43,7 @@ class MemoryRecorder:
 
     def __init__(self, steps_every: int = 1) -> None:
         self._losses: list[float | None] = []
-        self._weights: dict[str, Mapping[str, torch.Tensor]] = {}
+        self._weights: dict[str, Mapping[str, Any]] = {}
 
     def event(self, kind: str, **facts: Any) -> None:
         return None
@@ -61,9 +59,9 @@ class MemoryRecorder:
 
     def checkpoint(self, state: TrainState, tags: frozenset[str], *, now: bool) -> None:
         for tag in tags:
-            self._weights[tag] = snapshot(state.model_state())
+            self._weights[tag] = snapshot(state.weights())
 
-    def weights(self, tag: str) -> Mapping[str, torch.Tensor] | None:
+    def weights(self, tag: str) -> Mapping[str, Any] | None:
         return self._weights.get(tag)
 
     def step_curve(self) -> list[float | None]:

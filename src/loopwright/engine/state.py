@@ -21,6 +21,7 @@ from loopwright.engine.weights import not_finite
 from loopwright.streams import global_state, restore_global_state
 
 _WRAPPERS = ("_orig_mod.", "module.")
+_OF_LOSS = "loss:"  # no attribute of a model has such a name
 # What Tensor.backward calls after 25 us of checks in Python (of 190 for an MLP of four layers; torch 2.13).
 _run_backward = torch.autograd.Variable._execution_engine.run_backward
 _ONE = torch.ones((), dtype=torch.float32, device="cpu")  # the gradient of a loss with respect to itself
@@ -92,7 +93,7 @@ def clip_gradients(params: list[nn.Parameter], clip_norm: float, norm: GradientN
 
 
 class TrainState:
-    """Model, optimizers, position and history.
+    """Model, optimizers, position and history; and the loss, where it is a module.
 
     `step` and `epoch` count finished ones, `batch` the finished batches of the epoch under way; `period` sums the steps
     since the last history row.
@@ -104,8 +105,9 @@ class TrainState:
         groups: Mapping[str, Iterable[nn.Parameter]],
         build_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         precision: Precision = "fp32",
+        loss_module: nn.Module | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.loss_module = model, loss_module
         self.precision = precision
         self.groups = {name: list(params) for name, params in groups.items()}
         self.optimizers = {name: build_optimizer(params) for name, params in self.groups.items() if params}
@@ -114,7 +116,7 @@ class TrainState:
         self.lr: float | None = None
         self._bad: Tensor | None = None
         # Buffers that hold inf on purpose (an attention mask) do not count as gone wrong.
-        self._infinite = frozenset(not_finite({_plain_name(name): held for name, held in model.named_buffers()}))
+        self._infinite = frozenset(not_finite(dict(self._named(nn.Module.named_buffers))))
         self.step = 0
         self.epoch = 0
         self.batch = 0
@@ -253,9 +255,35 @@ class TrainState:
         """The model's state dict, prefixes of compile and data-parallel wrappers stripped."""
         return {_plain_name(name): value for name, value in self.model.state_dict().items()}
 
+    def loss_state(self) -> dict[str, Tensor]:
+        """What of the loss is to be saved, see `loss_state`."""
+        return loss_state(self.loss_module)
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The part of `state_dict` that measuring needs: the model's, and the loss's where it has any."""
+        loss = self.loss_state()
+        return {"model_state_dict": self.model_state(), **({"loss_state_dict": loss} if loss else {})}
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """All that `weights` holds under one name each."""
+        return {**self.model_state(), **{f"{_OF_LOSS}{name}": value for name, value in self.loss_state().items()}}
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of model and loss under the names of `named_weights`."""
+        return self._named(nn.Module.named_parameters)
+
+    def _named(self, of: Callable[[nn.Module], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+        yield from ((_plain_name(name), held) for name, held in of(self.model))
+        if self.loss_module is not None:
+            yield from ((f"{_OF_LOSS}{_plain_name(name)}", held) for name, held in of(self.loss_module))
+
+    def load_weights(self, saved: Mapping[str, Any]) -> None:
+        """Load what `weights` gave, from a checkpoint for example. Raises RuntimeError where shapes differ."""
+        load_saved(self.model, self.loss_module, saved)
+
     def not_finite(self) -> list[str]:
         """The names of the weights and buffers that are no longer finite: 0.1 ms per MB, so not after every step."""
-        bad = not_finite(self.model_state())
+        bad = not_finite(self.named_weights())
         return [name for name in bad if name not in self._infinite] if bad else bad
 
     def optimizer_state(self) -> dict[str, Any]:
@@ -271,7 +299,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Everything above as plain values and (shared, not copied) tensors."""
         return {
-            "model_state_dict": self.model_state(),
+            **self.weights(),
             "optimizer_state_dict": self.optimizer_state(),
             "scheduler_state_dict": {},
             "scaler_state_dict": self.scaler_state(),
@@ -286,7 +314,7 @@ class TrainState:
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go back to a saved state. Learning rate and kernel flags stay the recipe's."""
-        load_weights(self.model, saved["model_state_dict"])
+        self.load_weights(saved)
         states = saved["optimizer_state_dict"]
         for name, optimizer in self.optimizers.items():
             load_optimizer_state(optimizer, states if len(self.groups) == 1 else states[name])
@@ -316,10 +344,24 @@ class TrainState:
             raise ValueError(f"a loss names the group {group!r}; the task's groups are {sorted(self.groups)}") from None
 
 
+def loss_state(loss: nn.Module | None) -> dict[str, Tensor]:
+    """A loss's state dict; `{}` for torch's own losses, whose buffers (weights of classes) nothing changes."""
+    if loss is None or type(loss).__module__ == nn.modules.loss.__name__:
+        return {}
+    return {_plain_name(name): value for name, value in loss.state_dict().items()}
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load a state dict into a model, whatever wrapper prefix either bears. Raises RuntimeError where shapes differ."""
     own = {_plain_name(name): name for name in model.state_dict()}
     model.load_state_dict({own.get(_plain_name(name), name): value for name, value in weights.items()})
+
+
+def load_saved(model: nn.Module, loss: nn.Module | None, saved: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into a model, and into the loss where it has some of it."""
+    load_weights(model, saved["model_state_dict"])
+    if loss is not None and "loss_state_dict" in saved:
+        load_weights(loss, saved["loss_state_dict"])
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
@@ -348,14 +390,14 @@ def _as_saved(saved: Any, loaded: Any) -> Any:
 
 
 @contextmanager
-def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which a model has other weights; its own are back afterwards."""
-    held = snapshot(model.state_dict())
+def with_weights(state: TrainState, saved: Mapping[str, Any]) -> Iterator[None]:
+    """A block in which model and loss have the weights of a checkpoint; their own are back afterwards."""
+    held = snapshot(state.weights())
     try:
-        load_weights(model, weights)
+        state.load_weights(saved)
         yield
     finally:
-        load_weights(model, held)
+        state.load_weights(held)
 
 
 def snapshot(tree: Any, _seen: dict[Any, Tensor] | None = None) -> Any:

@@ -80,21 +80,28 @@ class Task(ABC):
     """What is trained and how it is judged. Holds no changing state: whatever training changes belongs to the model.
 
     `metrics` names what `evaluate` returns and which way each is better; `monitor` is the one that `best` follows unless
-    the recipe says otherwise, and `ties` those that decide among equal values of it. There are no lifecycle methods:
-    what happens at a moment of training is a hook.
+    the recipe says otherwise, and `ties` those that decide among equal values of it. `loss_module` is a loss that is a
+    module: what it holds is trained, saved and measured with the model. There are no lifecycle methods: what happens at
+    a moment of training is a hook.
     """
 
     metrics: Metrics
     monitor: str = "loss"
     ties: tuple[str, ...] = ()
+    loss_module: nn.Module | None = None
 
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A freshly initialised model. Called under the addressed seed of the initial weights."""
 
     def groups(self, model: nn.Module) -> Mapping[str, Iterable[nn.Parameter]]:
-        """The parameters of each update. A loss names its group; a model without parameters has an empty one."""
-        return {"main": [p for p in model.parameters() if p.requires_grad]}
+        """The parameters of each update. A loss names its group; a model without parameters has an empty one.
+
+        By default one group: the model's parameters, then those of `loss_module`, each once.
+        """
+        modules = (model,) if self.loss_module is None else (model, self.loss_module)
+        params = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return {"main": list(params.values())}
 
     @abstractmethod
     def loader(self, split: Split) -> Loader | None:
@@ -109,7 +116,7 @@ class Task(ABC):
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
-        """Metrics of one evaluation batch as (sum, count), under inference mode. No `.item()`: sums stay on the device.
+        """Metrics of one evaluation batch as (sum, count), without grad. No `.item()`: sums stay on the device.
 
         A sum may be a vector (a histogram, say): `finish` then gets a list.
         """
@@ -171,7 +178,7 @@ class Task(ABC):
         """What a capture keeps of a batch, samples first: by default what each part of the model returns for it.
 
         A part is a child of the model, or of a list or sequence of its children; the last call counts. Called in
-        evaluation and inference mode. A model that can show more (attention maps) says so in its task.
+        evaluation mode, without grad. A model that can show more (attention maps) says so in its task.
         """
         seen: dict[str, Tensor] = {}
 
@@ -194,7 +201,7 @@ class Task(ABC):
     def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
         """What figures show of a trained model beyond the tables, measured on the first samples of a split; none by default.
 
-        `batch` is one batch of them, in the loader's order. Called in evaluation and inference mode. The arrays land in
+        `batch` is one batch of them, in the loader's order. Called in evaluation mode, without grad. The arrays land in
         `evaluation/<split>_best_views.npz` under these names: predictions beside targets, say, or a map of codes.
         """
         return {}
@@ -218,7 +225,9 @@ class Totals:
         """Add what a batch has measured."""
         for name, (total, count) in sums.items():
             held, seen = self._totals.get(name, (0.0, 0))
-            total = total.double() if isinstance(total, Tensor) else as_plain(total)  # a float32 would stay one
+            total = (
+                total.detach().double() if isinstance(total, Tensor) else as_plain(total)
+            )  # a float32 would stay one
             if isinstance(count, Tensor):
                 total = torch.where(count == 0, torch.zeros_like(held + total), total)
             elif count == 0:

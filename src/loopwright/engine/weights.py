@@ -31,15 +31,20 @@ def content_hash(tree: Any) -> str:
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """The names of the floating-point weights that are not finite, read back once."""
+    """The names of the real and complex weights that are not finite, read back once."""
     # A module's extra state may be a plain value.
-    floats = {n: w for n, w in weights.items() if isinstance(w, Tensor) and w.is_floating_point() and w.numel()}
+    tensors = {n: w.detach() for n, w in weights.items() if isinstance(w, Tensor) and w.numel()}
+    floats = {n: torch.view_as_real(w) if w.is_complex() else w for n, w in tensors.items() if not _is_whole(w)}
     if not floats:
         return []
     # A sum is finite unless a term is not (or it overflows, which float64 does not here): one pass, no mask.
-    totals = torch.stack([w.detach().sum(dtype=torch.float64) for w in floats.values()])
+    totals = torch.stack([w.sum(dtype=torch.float64) for w in floats.values()])
     finite = torch.isfinite(totals)
     return [] if bool(finite.all()) else [name for name, good in zip(floats, finite.tolist(), strict=True) if not good]
+
+
+def _is_whole(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex())
 
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:

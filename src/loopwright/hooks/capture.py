@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from loopwright.engine.compute import device_of
-from loopwright.engine.evaluate import evaluating
+from loopwright.engine.evaluate import measured
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.task import At, Split, Task
 from loopwright.hooks.views import write_arrays
@@ -44,8 +45,11 @@ class Capture(Hook):
             assert loader is not None, "building.plan has looked"
             self._batch = next(iter(loader.head(self.samples).epoch(0)))
         at = At(self.streams, info.step, info.epoch, device_of(info.model))
-        with evaluating(info.model), torch.inference_mode():
+
+        def measure() -> Mapping[str, Tensor]:
             self.streams.pin("capture", info.step)
-            shown = self.task.internals(info.model, self._batch, at)
+            return self.task.internals(info.model, self._batch, at)
+
+        shown = measured(measure, info.model, self.task.loss_module)
         self.folder.mkdir(exist_ok=True)
         write_arrays(self.folder / f"step_{info.step:09d}.npz", shown)

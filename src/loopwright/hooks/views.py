@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.engine.compute import device_of
-from loopwright.engine.evaluate import evaluating
+from loopwright.engine.evaluate import measured
 from loopwright.engine.hooks import Hook, Info
 from loopwright.engine.task import At, Split, Task
 from loopwright.record.files import write_atomic
@@ -62,10 +62,14 @@ def views(
     loader = task.loader(split) if has_views(task) else None  # no sample is fetched for nothing
     if loader is None or not len(loader):
         return {}
-    with isolated(), evaluating(model), torch.inference_mode():
+    first = loader.head(NUM_SAMPLES)
+
+    def measure() -> Mapping[str, Tensor]:
         streams.pin("views", split, step)
-        batch = next(iter(loader.head(NUM_SAMPLES).epoch(0)))
-        return task.views(model, batch, split, At(streams, step, epoch, device_of(model)))
+        return task.views(model, next(iter(first.epoch(0))), split, At(streams, step, epoch, device_of(model)))
+
+    with isolated():
+        return measured(measure, model, task.loss_module)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
@@ -78,5 +82,5 @@ def write_arrays(path: Path, arrays: Mapping[str, Tensor]) -> None:
 
 def _array(values: Tensor) -> np.ndarray[Any, Any]:
     narrow = values.dtype in (torch.bfloat16, torch.float16)
-    array: np.ndarray[Any, Any] = (values.float() if narrow else values).cpu().numpy()
+    array: np.ndarray[Any, Any] = (values.float() if narrow else values).detach().cpu().numpy()
     return array

@@ -245,6 +245,10 @@ class SGD(_Fused, torch.optim.SGD):
         return _Pack(group, params, [kept], [], counter, fresh=missing > 0)
 
     def _plain_step(self, closure: Callable[[], float] | None) -> float | None:
+        for group in self.param_groups:
+            if group["fused"] and any(p.grad is not None and p.grad.is_sparse for p in group["params"]):
+                # torch's fused SGD takes no sparse gradients; its other variants do, and can leave no update out.
+                group["fused"], self._step_supports_amp_scaling, self.found_inf = False, False, None
         # torch's fused SGD fails where some parameters have a momentum buffer and others do not yet (torch 2.13).
         # Without dampening a buffer of zeros gives what the other variants compute: the first gradient.
         for group in self.param_groups:

@@ -99,7 +99,6 @@ class AdamWConfig(OptimConfig):
 
 _REFUSED = {
     "LBFGS": "it evaluates the loss several times per step (a closure), which a task's losses do not offer",
-    "SparseAdam": "it takes sparse gradients only, and our models have dense ones",
 }
 _CLASSES: dict[str, type[Optimizer]] = {
     name: cls

@@ -24,7 +24,9 @@ log = logging.getLogger("loopwright")
 
 NAME = re.compile(r"step_\d{9,}\.pt")
 TAGS = ("initial", "best", "gate")
-KEYS = {"format_version", "last", "tags", "model_sha256", "files", "checksum"}
+# Files that hold a part of the best checkpoint alone: the key of the part, and that of the file's hash.
+ALONE = {"model.pt": ("model_state_dict", "model_sha256"), "loss.pt": ("loss_state_dict", "loss_sha256")}
+KEYS = {"format_version", "last", "tags", "model_sha256", "loss_sha256", "files", "checksum"}
 _NO_ROOM_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -44,12 +46,12 @@ class Entry:
 
 @dataclass(slots=True)
 class Index:
-    """What is committed: the entries by step, which of them is last, best, gate, and the hash of model.pt."""
+    """What is committed: the entries by step, which of them is last, best, gate, and the hashes of model.pt and loss.pt."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
-    model_sha256: str | None = None
+    alone: dict[str, str] = field(default_factory=dict)
     from_files: bool = False
 
     @property
@@ -79,7 +81,8 @@ class Index:
                 raise ValueError("it names files that a run does not have")
             if not set(raw) <= KEYS or raw.get("checksum", _checksum(raw)) != _checksum(raw):
                 raise ValueError("it is not what was written")
-            return cls(folder, entries, tags, raw.get("model_sha256"))
+            alone = {file: raw[key] for file, (_, key) in ALONE.items() if raw.get(key) is not None}
+            return cls(folder, entries, tags, alone)
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             return cls.rebuilt(folder, f"is damaged ({error})")
 
@@ -129,7 +132,8 @@ class Index:
             "format_version": 1,
             "last": self.last.file if self.last else None,
             "tags": {tag: self.tags[tag] for tag in TAGS if tag in self.tags},
-            "model_sha256": self.model_sha256,
+            "model_sha256": self.alone.get("model.pt"),
+            **({"loss_sha256": self.alone["loss.pt"]} if "loss.pt" in self.alone else {}),
             "files": [asdict(entry) for entry in self.entries],
         }
         write_json(self.folder / "index.json", {**body, "checksum": _checksum(body)})
@@ -271,20 +275,30 @@ class Index:
             shutil.copyfile(self.folder / target, temporary)  # a file system without links gets copies
         temporary.replace(link)
 
-    def restore_model(self, path: Path) -> None:
-        """Write model.pt again from the best checkpoint where it is not the one the index knows."""
-        best = self.tagged("best")
-        if best is None or (path.is_file() and sha256(path) == self.model_sha256):
+    def write_alone(self, run: Path, best: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+        """Write the parts of the best checkpoint that get a file of their own, beside their places. The next commit
+        names them, and then they are moved: returns (from, to)."""
+        self.alone, moves = {}, []
+        for file, (part, _) in ALONE.items():
+            if part in best:
+                temporary = run / f".{file}.{os.getpid()}.tmp"
+                self.alone[file] = write_durable(temporary, Encoded(best[part])).sha256
+                moves.append((temporary, run / file))
+        return moves
+
+    def restore_alone(self, run: Path) -> None:
+        """Write model.pt and loss.pt again from the best checkpoint where they are not the ones the index knows."""
+        best, known = self.tagged("best"), self.alone or {"model.pt": ""}
+        if best is None or all((run / file).is_file() and sha256(run / file) == known[file] for file in known):
             return
         try:
-            weights = Encoded(self.load(best)["model_state_dict"])
+            moves = self.write_alone(run, self.load(best))  # other bytes after a reload (pickle's memo)
         except RunError as error:
-            log.warning("%s; %s is left as it is", error, path)
+            log.warning("%s; %s is left as it is", error, " and ".join(str(run / file) for file in known))
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self.model_sha256 = write_durable(temporary, weights).sha256  # other bytes after a reload (pickle's memo)
         self.write()
-        move_into_place(temporary, path)
+        for temporary, place in moves:
+            move_into_place(temporary, place)
 
 
 def _entry(raw: Mapping[str, Any]) -> Entry:

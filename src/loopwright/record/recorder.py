@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from loopwright import clock
 from loopwright.engine.history import History, Ranking, Row
@@ -90,7 +87,7 @@ class RunRecorder:
             self.index.write()
         self.index.sweep()
         self.index.link()
-        self.index.restore_model(self._path / "model.pt")
+        self.index.restore_alone(self._path)
         if found is not None:
             rewind_columns(self._path, found[1])
         paths = {name: self._path / file for name, file in LOGS.items()}
@@ -150,7 +147,7 @@ class RunRecorder:
             self.wait()
         if self.index.last is not None:
             dropped = self.index.prune(self._settings.keep_last, self._max_bytes, finished=True)
-            self._commit(dropped, None)
+            self._commit(dropped, [])
 
     def keep_initial(self, state: TrainState) -> None:
         """Commit the weights of step 0 for good: they came from outside the recipe, and a replay starts from them."""
@@ -158,15 +155,15 @@ class RunRecorder:
         self._start(self._held["initial"], rolling=True)
         self.wait()
 
-    def weights(self, tag: str) -> Mapping[str, torch.Tensor] | None:
+    def weights(self, tag: str) -> Mapping[str, Any] | None:
         if tag in self._held:
-            return self._held[tag]["model_state_dict"]  # type: ignore[no-any-return]
+            return self._held[tag]
         self.wait()
         entry = self.index.tagged(tag)
         if entry is None:
             return None
         try:
-            return self.index.load(entry)["model_state_dict"]  # type: ignore[no-any-return]
+            return self.index.load(entry)
         except RunError as error:
             log.warning("%s", error)
             return None
@@ -252,12 +249,9 @@ class RunRecorder:
         sync_directory(self._folder)
         for file in (self._metrics, self._steps, self._events):
             file.sync()
-        model = None
-        if "best" in held:
-            model = self._path / f".model.pt.{os.getpid()}.tmp"
-            self.index.model_sha256 = write_durable(model, Encoded(held["best"]["model_state_dict"])).sha256
+        moves = self.index.write_alone(self._path, held["best"]) if "best" in held else []
         dropped = self.index.prune(self._settings.keep_last, self._max_bytes, finished=False)
-        self._commit(dropped, model)
+        self._commit(dropped, moves)
 
     def _add(self, tree: dict[str, Any], *, rolling: bool) -> str:
         """Write one checkpoint file unless this step has one already; returns its name."""
@@ -273,12 +267,12 @@ class RunRecorder:
         self.index.entries = sorted([*self.index.entries, entry], key=lambda e: e.step)
         return name
 
-    def _commit(self, dropped: list[Entry], model: Path | None) -> None:
+    def _commit(self, dropped: list[Entry], moves: list[tuple[Path, Path]]) -> None:
         self._lock.check()
         self.index.write()
         self.index.delete(dropped)
-        if model is not None:
-            move_into_place(model, self._path / "model.pt")
+        for temporary, place in moves:
+            move_into_place(temporary, place)
         self.index.link()
 
     def _raise_writers_error(self) -> None:

@@ -30,6 +30,7 @@ NAMES = (
     "result.json",
     "checkpoints",
     "model.pt",
+    "loss.pt",
     "figures",
     "evaluation",
     "captures",

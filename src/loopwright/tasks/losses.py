@@ -13,6 +13,7 @@ from torch.nn.modules.loss import _Loss
 
 from loopwright.errors import ConfigError
 from loopwright.tasks.batches import checked_count
+from loopwright.tasks.shapes import shape_check
 
 LossFunction = Callable[[Any, Any], Any]
 _Weighing = Callable[[Any, Any], Tensor]
@@ -38,6 +39,7 @@ class MeanLoss:
     def __init__(self, function: LossFunction) -> None:
         self.function = function
         self._weighing = _class_weighing(function)
+        self._check_shapes = shape_check(function)
 
     @property
     def is_mean_over_samples(self) -> bool:
@@ -53,7 +55,8 @@ class MeanLoss:
         return isinstance(self.function, _Loss) and self.function.reduction == "sum"
 
     def __call__(self, predicted: Any, target: Any) -> LossValue:
-        """Raises ConfigError where it returns something else."""
+        """Raises ConfigError where it returns something else, DataError where it would broadcast."""
+        self._check_shapes(predicted, target)
         returned = self.function(predicted, target)
         count: Tensor | float | None = None
         parts: Mapping[str, Any] = {}

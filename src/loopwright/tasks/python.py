@@ -93,6 +93,7 @@ class SupervisedTask(Task):
                 "train what the whole batch trains; use reduction='mean', or return (sum / n, n)"
             )
         self.metrics = {"loss": "min", **directions}
+        self.loss_module = loss if isinstance(loss, nn.Module) else None
 
     def build_model(self) -> nn.Module:
         return self._make_model()

@@ -19,6 +19,7 @@ class WrappedTask(Task):
     def __init__(self, task: Task) -> None:
         self.task = task
         self.metrics, self.monitor, self.ties = task.metrics, task.monitor, task.ties
+        self.loss_module = task.loss_module
 
     def build_model(self) -> nn.Module:
         return self.task.build_model()

@@ -73,7 +73,7 @@ def _read(path: Path) -> Any:
         index = json.loads(path.read_text())
         # The bytes of a file differ after a reload (pickle's memo), so do their hash and size; the content may not.
         index["files"] = [{k: v for k, v in entry.items() if k not in ("sha256", "size")} for entry in index["files"]]
-        return {name: value for name, value in index.items() if name not in ("model_sha256", "checksum")}
+        return {name: value for name, value in index.items() if name not in ("model_sha256", "loss_sha256", "checksum")}
     if path.name == "environment.json":
         return {k: v for k, v in timeless(json.loads(path.read_text())).items() if k not in _OF_THE_PROCESS}
     if path.name == "sessions.jsonl":

@@ -157,8 +157,7 @@ class AutoencoderTask(Task):
         at, index = At(Streams(self._seed), 0, 0, device), 0
         for tokens_BTF, types_BT, globals_BG in loader.epoch(0):
             batch = blanked((tokens_BTF.to(device), types_BT.to(device), globals_BG.to(device)))
-            with torch.inference_mode():
-                columns = [column.tolist() for column in self._errors(model, batch, at)]
+            columns = [column.tolist() for column in self._errors(model, batch, at)]
             for number, tokens, *others in zip(*columns, strict=True):
                 label = {} if labels is None else {"label": int(labels[index])}
                 error = {"globals_error": others[0]} if others else {}

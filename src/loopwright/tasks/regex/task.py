@@ -219,16 +219,15 @@ class RegexTask(Task):
         """A row per sample: its string, its class and the one predicted after its last symbol, its share of right tokens."""
         classes, kinds, rows = self.fsm.classes, self.corpus.plan.kinds, iter(self.rows[split].tolist())
         for batch in BatchLoader(self.splits[split], _EVALUATION_BATCH).epoch(0):
-            with torch.inference_mode():
-                logits = model(batch.tokens)
-                last_B1 = last_position(batch)
-                columns = (
-                    batch.classes.gather(1, last_B1)[:, 0],
-                    logits["class"].argmax(-1).gather(1, last_B1)[:, 0],
-                    is_right(logits["next"], batch.next, batch.next_mask).sum(1),
-                    is_right(logits["class"], batch.classes, batch.state_mask).sum(1),
-                    batch.lengths,
-                )
+            logits = model(batch.tokens)
+            last_B1 = last_position(batch)
+            columns = (
+                batch.classes.gather(1, last_B1)[:, 0],
+                logits["class"].argmax(-1).gather(1, last_B1)[:, 0],
+                is_right(logits["next"], batch.next, batch.next_mask).sum(1),
+                is_right(logits["class"], batch.classes, batch.state_mask).sum(1),
+                batch.lengths,
+            )
             for true, predicted, tokens, states, length in zip(*(c.tolist() for c in columns), strict=True):
                 row = next(rows)
                 yield {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.engine.compute import device_of
-from loopwright.engine.evaluate import evaluating
+from loopwright.engine.evaluate import measured
 from loopwright.errors import DataError, UserError
 from loopwright.tasks.set_prediction.history import History
 from loopwright.tasks.set_prediction.metrics import ranking
@@ -40,7 +40,6 @@ def predict(
 
 
 def score(model: nn.Module, x_BWF: Tensor) -> Tensor:
-    """The logits (B, F) of windows (B, W, F), in evaluation and inference mode; every module's own mode is put back."""
-    with evaluating(model), torch.inference_mode():
-        logits: Tensor = model(x_BWF)
-    return logits
+    """The logits (B, F) of windows (B, W, F), in evaluation mode and without grad; the model is as before afterwards."""
+    logits: Tensor = measured(lambda: model(x_BWF), model)
+    return logits.detach()
