@@ -175,7 +175,7 @@ def _ranking(recipe: Recipe, task: Task) -> Ranking:
     """What `best` follows; a task that `train.overfit` measures by its samples may lack the recipe's metric."""
     modes = _directions(task)
     monitor, mode = recipe.monitor, recipe.mode
-    if monitor not in modes and monitor.startswith("val_"):
+    if monitor.startswith("val_") and monitor not in map(prefixed, task.metrics):
         monitor = prefixed(task.monitor)
         mode = modes.get(monitor, mode)
     own = monitor == prefixed(task.monitor) and mode == modes.get(monitor)
@@ -183,5 +183,5 @@ def _ranking(recipe: Recipe, task: Task) -> Ranking:
 
 
 def _directions(task: Task) -> dict[str, Direction]:
-    """The columns of metrics.csv that something can follow, and which way each is better."""
+    """The columns of metrics.csv that have a better and a worse, and which way that is."""
     return {prefixed(name): direction for name, direction in task.metrics.items() if direction is not None}

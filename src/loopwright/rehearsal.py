@@ -44,7 +44,8 @@ def rehearse(recipe: Recipe) -> list[str]:
                     accumulate=train.accumulate,
                 )
                 for info in islice(one, 1):
-                    lines.append(f"one training step: loss {float(info.loss):.6g}")
+                    loss = "of nothing" if info.loss is None else f"{info.loss:.6g}"
+                    lines.append(f"one training step: loss {loss}")
             val = task.loader("val")
             if val is not None:
                 at = At(built.streams, 1, 1, device)

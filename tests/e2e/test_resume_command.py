@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -247,11 +248,16 @@ def test_a_child_of_another_precision_is_one_line(tmp_path: Path) -> None:
     assert "it was written with another train.precision; keep that, or start a new run" in child.errors[0]
 
 
-def test_a_child_whose_tables_would_need_other_columns_is_one_line(tmp_path: Path) -> None:
+def test_a_childs_tables_gain_the_columns_that_its_parent_had_not(tmp_path: Path) -> None:
     parent = train(tmp_path)
-    child = command("resume", parent.run, "train.clip_norm=1.0", "train.epochs=3")
-    assert child.code == 2 and len(child.errors) == 1
-    assert "steps.csv has no column grad_norm" in child.errors[0] and "or start a new run" in child.errors[0]
+    child = command("resume", parent.run, "train.clip_norm=1.0", "train.epochs=3", "--json")
+    assert child.code == 0
+    for name, column in (("steps.csv", "grad_norm"), ("metrics.csv", "train_grad_norm")):
+        before, after = ([*csv.DictReader((run / name).read_text().splitlines())] for run in (parent.run, child.run))
+        assert column not in before[0] and column in after[0]
+        for ours, theirs in zip(before, after, strict=False):
+            assert theirs == ours | dict.fromkeys(theirs.keys() - ours.keys(), "")
+        assert all(float(row[column]) > 0 for row in after[len(before) :]) and len(after) > len(before)
 
 
 def test_schedule_that_depends_on_the_total_is_named(tmp_path: Path) -> None:

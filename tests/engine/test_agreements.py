@@ -162,7 +162,7 @@ def test_accumulating_parts_equals_the_whole_batch(num_parts: int) -> None:
         # 22 samples in 3 parts are 8 + 8 + 6: a mean of means would be wrong by more than 1e-3.
         for name, weight in whole.items():
             torch.testing.assert_close(parts[name], weight, rtol=1e-6, atol=1e-6)
-        assert [info.count for info in part_infos] == [22, 22, 22]
+        assert [info.updates[0].count for info in part_infos] == [22, 22, 22]
         assert [info.loss for info in part_infos] == pytest.approx([info.loss for info in whole_infos], rel=1e-6)
         if clip_norm:
             assert [float(i.grad_norm) for i in part_infos] == pytest.approx([float(i.grad_norm) for i in whole_infos])

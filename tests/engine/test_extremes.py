@@ -95,8 +95,9 @@ def test_a_step_of_a_gan_is_what_a_loop_by_hand_makes_of_it() -> None:
             values[loss.group] = loss.mean.item()
             total += values[loss.group]
         info = infos[number - 1]
-        assert (info.loss, info.count) == (total, len(batch[0]))
-        assert {name: part / count for name, (part, count) in info.parts.items()} == pytest.approx(values)
+        assert info.loss == total
+        assert {update.group: update.loss for update in info.updates} == values
+        assert {update.count for update in info.updates} == {len(batch[0])}
     for name, weight in by_hand.state_dict().items():
         assert torch.equal(weight, state.model.state_dict()[name])
 

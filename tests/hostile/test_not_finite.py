@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import loopwright
 from loopwright.engine.loss import Loss
 from loopwright.engine.outcome import Outcome
-from loopwright.engine.period import Period, StepInfo
+from loopwright.engine.period import Period, StepInfo, Update
 from loopwright.engine.state import clip_gradients, gradient_norm
 from loopwright.engine.task import At, Direction, Split, Sums
 from loopwright.experiment import run
@@ -227,10 +227,10 @@ def test_recording_the_norm_changes_no_outcome(tmp_path: Path, value: float, opt
 
 def test_a_period_without_a_finite_norm_has_its_columns_all_the_same() -> None:
     period = Period()
-    period.add(StepInfo(1, 1, 0.1, 2.0, 4, {}, math.inf))
+    period.add(StepInfo(1, 1, 0.1, [Update("main", 2.0, 4)], math.inf))
     period.drain()
     assert period.means() == {"train_loss": 2.0, "train_grad_norm": None, "train_grad_norm_max": None}
-    period.add(StepInfo(2, 1, 0.1, 2.0, 4, {}, 3.0))
+    period.add(StepInfo(2, 1, 0.1, [Update("main", 2.0, 4)], 3.0))
     period.drain()
     assert period.means() == {"train_loss": 2.0, "train_grad_norm": 3.0, "train_grad_norm_max": 3.0}
 

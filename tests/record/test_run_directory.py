@@ -302,14 +302,6 @@ def test_numbers_of_every_file_agree_to_the_bit(tmp_path: Path) -> None:
     assert saved["history"]["values"][-1, at].item() == float(row["val_loss"])
 
 
-def test_table_refuses_a_column_that_its_first_row_did_not_have(tmp_path: Path) -> None:
-    table = Table(tmp_path / "t.csv")
-    table.append({"step": 1, "loss": 0.5})
-    with pytest.raises(RuntimeError, match=r"t\.csv has no column extra"):
-        table.append({"step": 2, "loss": 0.5, "extra": 1.0})
-    table.close()
-
-
 def test_two_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
     monkeypatch.setattr(clock, "utc_now", lambda: moment)

@@ -212,7 +212,7 @@ def test_best_epoch_is_marked_in_every_panel(
     tmp_path: Path, result: dict[str, object], best: float, title: str
 ) -> None:
     run_dir = record(tmp_path / "run", val=lambda e: {"loss": 1 / e, "recall": -abs(e - 4), "f1": e / 10})
-    write_result(run_dir, **result)
+    write_result(run_dir, curves={"loss": [], "recall": [], "f1": []}, **result)
     figure = metrics_figure(run_dir)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "recall", "f1"]
     assert figure.get_suptitle() == f"validation metrics; green: {title}"
@@ -230,7 +230,7 @@ def test_rows_within_epochs_stand_at_their_steps(tmp_path: Path, result: dict[st
     steps = [16.0, 33.0, 50.0, 66.0, 83.0, 100.0]
     step = min(step, steps[-1])  # the loss falls until the last row
     run_dir = record(tmp_path / "run", 2, 50, periods=3, val=lambda row: {"loss": 1 / row, "f1": -abs(row - 2)})
-    write_result(run_dir, **result)
+    write_result(run_dir, curves={"loss": [], "recall": [], "f1": []}, **result)
     figure = metrics_figure(run_dir)
     for axes in figure.axes:
         curve, *marks = axes.get_lines()
@@ -300,6 +300,15 @@ def test_counts_are_left_out_once_the_result_names_what_is_judged(tmp_path: Path
     assert drawn(curves={"train_loss": [1.0]}) == ["loss", "recall", "rule_checks"]
     assert drawn(curves={"train_loss": [1.0], "recall": [1.0]}) == ["loss", "recall"]  # val_loss is the default monitor
     assert drawn(curves={"recall": [], "recall_len_1_5": []}, monitor="val_recall", mode="max") == ["recall"]
+
+
+def test_a_count_has_no_mark_while_nobody_says_what_is_judged(tmp_path: Path) -> None:
+    run_dir = record(tmp_path / "run", val=lambda e: {"checks": e, "loss": 1 / e})
+    assert not (run_dir / "result.json").exists()
+    count, loss = metrics_figure(run_dir).axes
+    colors = [[drawn.get_color() for drawn in axes.get_lines()] for axes in (count, loss)]
+    assert colors[0] == [BLUE] and GREEN in colors[1]
+    assert count.get_title(loc="right") == ""
 
 
 def test_only_lengths_and_empty_columns_make_no_metrics_figure(tmp_path: Path) -> None:

@@ -169,6 +169,52 @@ class GanConfig(Config):
     task = Gan
 
 
+class Thirds(nn.Module):
+    """Three linear models, a group each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic, self.generator, self.backbone = (nn.Linear(3, 1) for _ in range(3))
+
+
+class Late(InMemory):
+    """Updates that do not come in every step, and what is measured only later.
+
+    The critic has two updates a step, of half the batch and of all of it; the generator one in every fifth step, with a
+    part `adv`; the backbone one from epoch 2 on. `sharpness` is measured from epoch 2 on, nobody says it before.
+    """
+
+    metrics: Mapping[str, Direction] = {"loss": "min"}
+
+    def build_model(self) -> nn.Module:
+        return Thirds()
+
+    def groups(self, model: nn.Module) -> Mapping[str, Iterable[nn.Parameter]]:
+        return {name: part.parameters() for name, part in model.named_children()}
+
+    def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
+        assert isinstance(model, Thirds)
+        x, y = batch
+        for few in (len(y) // 2, len(y)):
+            error = (model.critic(x[:few]) - y[:few]).square()
+            yield Loss(error.mean(), few, {"largest": (error.detach().max() * few, few)}, "critic")
+        if at.step % 5 == 0:
+            error = (model.generator(x) - model.critic(x).detach()).square()
+            yield Loss(error.mean(), len(y), {"adv": (error.detach().sum(), len(y))}, "generator")
+        if at.epoch >= 2:
+            yield Loss(F.l1_loss(model.backbone(x), y), len(y), group="backbone")
+
+    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
+        assert isinstance(model, Thirds)
+        x, y = batch
+        late = {"sharpness": (model.generator(x).abs().sum(), len(y))} if at.epoch >= 2 else {}
+        return {"loss": ((model.critic(x) - y).square().sum(), len(y)), **late}
+
+
+class LateConfig(Config):
+    task = Late
+
+
 class Constant(nn.Module):
     """No parameters; predicts a buffer."""
 
@@ -269,3 +315,18 @@ class EveryOther(Sampler[int]):
         rows = torch.randperm(self.num_samples).tolist()[: len(self)]
         random.shuffle(rows)
         return iter(rows)
+
+
+class Counting(Plain):
+    """What it measures beside the loss has no better and no worse, and its monitor is one of these."""
+
+    metrics: Mapping[str, Direction | None] = {"loss": "min", "large": None}  # type: ignore[assignment]
+    monitor = "large"
+
+    def measure(self, model: nn.Module, batch: Any, at: At) -> Sums:
+        return {**super().measure(model, batch, at), "large": ((model(batch[0]).abs() > 1).sum(), 1)}
+
+
+class CountingConfig(Config):
+    monitor: ClassVar[str] = "large"
+    task = Counting

@@ -110,15 +110,18 @@ class Recipe(Node):
         known = [f"val_{name}" for name, direction in metrics.items() if direction is not None]
         measured = f"the task measures: {', '.join(known)}"
         counts = {f"val_{name}" for name, direction in metrics.items() if direction is None}
-        undirected = "of which neither more nor less is better, so nothing can follow it"
-        if self.stop.monitor is not None and self.monitor in counts:
-            yield f"`stop.monitor` is {self.stop.monitor!r}, {undirected}; {measured}"
+        undirected = "of which neither more nor less is better"
+        if self.monitor in counts:
+            if self.stop.mode is None:
+                of_task = f"`task`: its monitor is {type(self.task).monitor!r}"
+                asked = of_task if self.stop.monitor is None else f"`stop.monitor` is {self.stop.monitor!r}"
+                yield f"{asked}, {undirected}; say which with `stop.mode`, or let `stop.monitor` be another; {measured}"
         elif self.stop.monitor is not None and self.monitor not in (*known, "train_loss"):
             yield f"`stop.monitor` is {self.stop.monitor!r}; {measured}{nearest(self.monitor, known)}"
         gate = self.stop.gate or {}
         for name in gate:
             if prefixed(name) in counts:
-                yield f"`stop.gate` names {name!r}, {undirected}; {measured}"
+                yield f"`stop.gate` names {name!r}, {undirected}, so there is nothing to pass; {measured}"
             elif prefixed(name) not in known:
                 yield f"`stop.gate` names {name!r}; {measured}{nearest(prefixed(name), known)}"
             elif prefixed(name) != name and prefixed(name) in gate:

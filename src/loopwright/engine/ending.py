@@ -18,8 +18,9 @@ def ended(stop: Stop, task: Task, state: TrainState, plan: Plan, recorder: Recor
     last = state.history.last
     worst = math.inf if plan.mode == "min" else -math.inf
     curves: dict[str, list[float | None]] = {"train_loss": recorder.step_curve()}
-    for name in (name for name, direction in task.metrics.items() if direction is not None):
-        curves[name] = state.history.column(f"val_{name}")
+    for name, direction in task.metrics.items():
+        if direction is not None or f"val_{name}" == plan.monitor:
+            curves[name] = state.history.column(f"val_{name}")
     return Outcome(
         status=stop.status,
         reason=stop.reason,

@@ -177,7 +177,7 @@ class _Loop:
             self.emit("on_validation_end", epoch=epoch, row=row)
         bad = self.not_finite(row, spoiled)
         state.history.append(row)
-        state.period = type(state.period)()
+        state.period = state.period.empty()
         self.row_started = clock.monotonic()
         self.stop = bad or first_stop(plan.stops, state.history)
         if self.stop is None and spent:
@@ -314,6 +314,6 @@ class _Loop:
             model=state.model,
             run=self.recorder.run,
             recipe=self.plan.recipe,
-            loss=None if loss is None else float(loss),
+            loss=loss,
             **more,
         )

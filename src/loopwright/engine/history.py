@@ -17,11 +17,14 @@ _WHOLE = ("epoch", "step")
 class History:
     """A list of rows, one per closed period (an epoch unless `train.validate_every` is given in steps).
 
-    A value is None where the row has none (no validation, a metric without samples).
+    A value is None where the row has none (no validation, a metric without samples). All rows have the columns of all:
+    one that a later row brings is None in those before.
     """
 
     def __init__(self, rows: list[Row] | None = None) -> None:
-        self.rows: list[Row] = rows or []
+        self.rows: list[Row] = []
+        for row in rows or ():
+            self.append(row)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -30,7 +33,13 @@ class History:
         return iter(self.rows)
 
     def append(self, row: Row) -> None:
-        self.rows.append(row)
+        columns = self.rows[-1] if self.rows else row
+        if not row.keys() <= columns.keys():
+            # In the order in which a checkpoint gives them back.
+            known = dict.fromkeys((*columns, *row))
+            columns = dict.fromkeys([name for name in known if name not in TIMES] + [n for n in known if n in TIMES])
+            self.rows = [{name: held.get(name) for name in columns} for held in self.rows]
+        self.rows.append({name: row.get(name) for name in columns})
 
     @property
     def last(self) -> Row | None:
@@ -41,7 +50,7 @@ class History:
 
     def columns(self) -> dict[str, list[float | None]]:
         """Every column by its name."""
-        return {name: self.column(name) for name in dict.fromkeys(name for row in self.rows for name in row)}
+        return {name: self.column(name) for name in self.rows[-1]} if self.rows else {}
 
     def best_index(self, ranking: Ranking) -> int | None:
         """The row that ranks strictly before all earlier ones, NaN and inf never. None where there is none yet."""
@@ -66,7 +75,7 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Column names and a float64 tensor, a mask of the values that are there, and the times in a tensor of their own."""
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        columns = list(self.rows[-1]) if self.rows else []
         content = [name for name in columns if name not in TIMES]
         times = [name for name in columns if name in TIMES]
         return {

@@ -121,7 +121,7 @@ class TrainState:
         self.epoch = 0
         self.batch = 0
         self.history = History()
-        self.period = Period()
+        self.period = Period([*self.groups])
         self.meters: Mapping[str, Meter] = {}
         # The recipe's flags, set again after a load: torch's load_state_dict overwrites them with the saved ones.
         self._flags: dict[str, list[dict[str, Any]]] = {
@@ -330,7 +330,7 @@ class TrainState:
         self.lr = None
         self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]
         self.history = History.from_state_dict(saved["history"])
-        self.period = Period.from_state_dict(saved["period"])
+        self.period = Period.from_state_dict(saved["period"], [*self.groups])
         for name, meter in self.meters.items():
             meter.reset()
             if name in saved.get("meters", {}):

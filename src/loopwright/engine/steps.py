@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from loopwright.engine.compute import device_of
 from loopwright.engine.finite import Diverged, explain
 from loopwright.engine.loss import Loss
-from loopwright.engine.period import Scalar, StepInfo
+from loopwright.engine.period import Scalar, StepInfo, Update
 from loopwright.engine.precision import Autocast, autocast
 from loopwright.engine.state import NotFinite, TrainState, is_empty
 from loopwright.engine.task import At, Loader, Task, dealt
@@ -60,7 +60,7 @@ def steps(
             state.set_lr(rate)
         pinned = pin_torch(next(keys))
         if accumulate > 1:
-            updates = _accumulated(
+            losses = _accumulated(
                 task,
                 state,
                 batch,
@@ -77,39 +77,29 @@ def steps(
             )
         else:
             at = At(streams, step, epoch, device, 0, num_samples, state.meters)
-            updates = _updates(task, state, batch, at, check_now, clip_norm, measure_norm, cast)
-        total: Scalar = 0.0
-        parts: Mapping[str, tuple[Scalar, Scalar]] | None
-        count: Scalar = 0
-        parts, norm, group = None, None, "main"
+            losses = _updates(task, state, batch, at, check_now, clip_norm, measure_norm, cast)
+        updates: list[Update] = []
+        norm: Tensor | None = None
         try:
-            for number, (loss, value, group_norm) in enumerate(updates):
+            for loss, value, group_norm in losses:
                 if generator.initial_seed() != pinned:
                     raise RuntimeError(
                         "task.losses() reseeded torch's global generator; draw from at.generator(purpose) instead, "
                         "or the noise of every step is the same"
                     )
-                if number == 0:
-                    total, count, parts, norm, group = value, loss.count, loss.parts, group_norm, loss.group
-                    continue
-                assert parts is not None
-                if number == 1:
-                    parts = {group: (total * count, count), **parts}
-                total = total + value
-                parts = {**parts, **loss.parts, loss.group: (value * loss.count, loss.count)}
-                norm = _joined(norm, group_norm)
+                update = Update(loss.group, value, loss.count, loss.parts)
+                if loss.parts or not on_cpu:  # let go of their graphs
+                    update = update.read() if on_cpu else update.detached()
+                updates.append(update)
+                norm = group_norm if norm is None else _joined(norm, group_norm)
         except NotFinite as bad:
-            updated = () if parts is None else {group, *parts}
+            updated = {update.group for update in updates}
             raise Diverged(explain(state, bad, step, epoch, updated, clips=clip_norm is not None)) from None
-        if parts is None:
+        if not updates:
             raise RuntimeError("task.losses() yielded no loss for a batch; yield one Loss per update")
-        if not on_cpu:
-            parts = {name: (_detached(part), n) for name, (part, n) in parts.items()}
-        else:
-            parts = {name: (float(part), n) for name, (part, n) in parts.items()} if parts else parts
         state.step = step
         state.batch += 1
-        yield StepInfo(step, epoch, rate, total, count, parts, norm)
+        yield StepInfo(step, epoch, rate, updates, norm)
 
 
 def _keys(streams: Streams, step: int) -> Iterator[int]:
@@ -231,10 +221,6 @@ def _check_modes() -> None:
         raise RuntimeError("task.losses() yielded inside no_grad or inference_mode; close the block before the yield")
     if torch._C._is_any_autocast_enabled():
         raise RuntimeError("task.losses() yielded inside autocast; close the block before the yield")
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -17,7 +17,7 @@ from loopwright.streams import Streams
 Split = Literal["train", "val", "test"]
 Sums = Mapping[str, tuple[Tensor | float, Tensor | float]]
 Direction = Literal["min", "max"]
-# What a task measures, and which way each is better; None: neither (a count), so nothing can follow it.
+# What a task measures, and which way each is better; None: neither (a count), so nothing follows it but by `stop.mode`.
 Metrics = Mapping[str, Direction | None]
 _NO_METERS: Mapping[str, Meter] = {}
 

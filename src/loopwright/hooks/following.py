@@ -100,22 +100,29 @@ class Rows:
         born = first.get("started_at")
         self._moment = datetime.fromisoformat(born).timestamp() if isinstance(born, str) else time.time()
         self._inherited = first.get("step_from") or 0
+        self._header = b""
         self._columns: list[str] = []
         self._position = 0
+        self._seen = 0
 
     def new(self) -> list[Point]:
         """The rows that were written since the last call; what is torn is left for the next one."""
         with suppress(FileNotFoundError), self._path.open("rb") as file:
+            header, known = file.readline(), 0
+            if not header.endswith(b"\n"):
+                return []
+            first = not self._header
+            if header != self._header:  # a table that gains a column is replaced by a longer one
+                self._header, self._position, known = header, len(header), self._seen
+                self._columns = next(csv.reader([header.decode()]))
             file.seek(self._position)
             text, whole, _ = file.read().rpartition(b"\n")
             self._position += len(text) + len(whole)
-            lines = list(csv.reader(text.decode().splitlines()))
-            if lines and not self._columns:
-                self._columns = lines.pop(0)
-                rows = [self._numbers(line) for line in lines]
+            rows = [self._numbers(line) for line in csv.reader(text.decode().splitlines())][known:]
+            self._seen += len(rows)
+            if first:
                 self._moment -= sum(_seconds(row) for row in rows if row["step"] <= self._inherited)
-                return [self._point(row) for row in rows]
-            return [self._point(self._numbers(line)) for line in lines]
+            return [self._point(row) for row in rows]
         return []
 
     def _numbers(self, line: Sequence[str]) -> dict[str, float]:

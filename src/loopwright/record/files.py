@@ -13,7 +13,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +221,8 @@ def sha256_of_beginning(path: Path, length: int) -> Any:
 
 
 class AppendFile:
-    """A text file that only grows, except when a resume cuts it back to a length a checkpoint remembers.
+    """A text file that only grows, except when a resume cuts it back to a length a checkpoint remembers, or `rewrite`
+    replaces it.
 
     Rows are buffered and reach the operating system with `flush`, the disk with `sync`. `length` counts what has been
     written so far, buffered rows included, in bytes. What is written is hashed as it passes (0.1 us a row), so that a
@@ -280,6 +281,25 @@ class AppendFile:
             self._digest.update(data)
             self._buffer = io.BytesIO()
             self._dirty = True
+
+    def rewrite(self, change: Callable[[bytes], bytes]) -> None:
+        """Replace the file by what `change` makes of it: readers, and a kill, leave the old one or the new, whole."""
+        with self._lock:
+            self.flush()
+            with open(os.dup(self._descriptor), "rb") as file:
+                file.seek(0)
+                data = change(file.read(self._position))
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            write_durable(temporary, data)
+            with explained(self.path, 0):
+                descriptor = os.open(temporary, os.O_RDWR)  # before it has its name: nothing can fail afterwards
+            try:
+                move_into_place(temporary, self.path)
+                # Under its own number: the writer of checkpoints may be about to sync it.
+                os.dup2(descriptor, self._descriptor, inheritable=False)
+            finally:
+                os.close(descriptor)
+            self._position, self._digest = len(data), hashlib.sha256(data)
 
     def sync(self) -> None:
         """Wait until every row is on the disk."""

@@ -20,7 +20,7 @@ from loopwright.record.checkpoint import FORMAT_VERSION, Encoded, check_plain, c
 from loopwright.record.files import AppendFile, dumps, move_into_place, sync_directory, write_durable
 from loopwright.record.index import Entry, Index
 from loopwright.record.lock import DirectoryLock
-from loopwright.record.logs import LOGS, check_logs
+from loopwright.record.logs import LOGS, check_logs, rewind_columns
 from loopwright.record.settings import RecordSettings
 from loopwright.record.tables import Table
 from loopwright.scalars import as_plain
@@ -88,9 +88,11 @@ class RunRecorder:
         self.index.sweep()
         self.index.link()
         self.index.restore_alone(self._path)
+        if found is not None:
+            rewind_columns(self._path, found[1])
         paths = {name: self._path / file for name, file in LOGS.items()}
-        self._metrics = Table(paths["metrics"], lengths.get("metrics", 0))
-        self._steps = Table(paths["steps"], lengths.get("steps", 0))
+        self._metrics = Table(paths["metrics"], lengths.get("metrics", 0), self._lock.check)
+        self._steps = Table(paths["steps"], lengths.get("steps", 0), self._lock.check)
         self._events = AppendFile(paths["events"], lengths.get("events", 0))
         if found is not None:
             self._step_losses = _losses_of(self._path / "steps.csv")
@@ -285,4 +287,4 @@ class RunRecorder:
 def _losses_of(path: Path) -> list[float | None]:
     """The loss column of a steps.csv that has just been cut to whole rows."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        return [float(row["loss"]) if row["loss"] else None for row in csv.DictReader(file)]

@@ -97,10 +97,12 @@ def _draw_part(axes: Axes, name: str, train: tuple[Array, Array], val: tuple[Arr
 def metrics_figure(record: Record) -> Figure | None:
     """A small panel per validation metric against the epoch, or the step (`row_axis`); the best row is marked in each.
 
-    Counts, of which neither more nor less is better, are left out as soon as a result says which metrics are judged.
+    Counts, of which neither more nor less is better, are left out as soon as a result says which metrics are judged; until
+    then the mark is at the one that is watched.
     """
     epochs = record.epochs
-    names = _judged([name for name in epochs if name.startswith("val_") and not LENGTH_BIN.match(name)], record.result)
+    names = [name for name in epochs if name.startswith("val_") and not LENGTH_BIN.match(name)]
+    names = _judged(names, record.result) or names
     by = row_axis(epochs)
     names = [name for name in names if len(series(epochs, by, name)[1])]
     if not names:
@@ -110,6 +112,7 @@ def metrics_figure(record: Record) -> Figure | None:
     figure = Figure(figsize=(max(2.3 * num_columns, 4.0), 1.7 * num_rows + 0.4), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     best, rule = best_row(epochs, record.result)
+    judged = _judged(names, record.result) or [_monitor(epochs, record.result)]
     for axes, name in zip(grid, names, strict=False):
         x, y = series(epochs, by, name)
         axes.plot(x, y, color=BLUE, marker=dotted(y), markersize=2.5)
@@ -118,7 +121,7 @@ def metrics_figure(record: Record) -> Figure | None:
         whole_numbers(axes, series(epochs, by, by)[0], nbins=5 if by == "epoch" else 3)
         if not np.isfinite(y).any():
             no_value(axes)
-        for value in y[(x == best) & np.isfinite(y)]:
+        for value in y[(x == best) & np.isfinite(y) & (name in judged)]:
             best_line(axes, best)
             axes.plot([best], [value], "o", color=GREEN, markersize=5, zorder=4)
             axes.set_title(f"{value:.4g}", loc="right", fontsize=8, color=GREEN)
@@ -198,8 +201,9 @@ def _monitor(epochs: Columns, result: dict[str, Any]) -> str:
 
 
 def _judged(names: list[str], result: dict[str, Any]) -> list[str]:
-    """The columns whose metric has a direction: result.json's `curves`, and the one that is watched."""
+    """The columns whose metric has a direction: result.json's `curves`, and the one that is watched; none while nobody
+    says."""
     curves = result.get("curves")
     judged = {f"val_{name}" for name in curves if name != "train_loss"} if isinstance(curves, dict) else set()
     watched = _monitor({name: [] for name in names}, result)
-    return [name for name in names if name in judged or name == watched] if judged else names
+    return [name for name in names if name in judged or name == watched] if judged else []

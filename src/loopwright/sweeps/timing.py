@@ -90,7 +90,7 @@ def _steps(built: Built, wanted: Plan, seconds: float, now: Callable[[], float])
                 measure_norm=wanted.measure_norm,
                 accumulate=train.accumulate,
             ):
-                float(info.loss)  # waits for the device
+                _ = info.loss  # waits for the device
                 done += 1
                 if done == 1:
                     first = now() - began

@@ -51,6 +51,10 @@ class TableData(Node):
             )
         return self
 
+    def targets(self) -> tuple[str, ...]:
+        """The names of the targets, where they have some."""
+        return ()
+
     @abstractmethod
     def load(self) -> Table:
         """All rows. Raises DataError."""
@@ -119,10 +123,13 @@ class FileData(TableData):
     target: tuple[str, ...] | str = setting(..., "name of the target column (or several)")
     features: tuple[str, ...] | None = setting(None, "names of the feature columns; null takes all others")
 
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,) if isinstance(self.target, str) else self.target
+
     def load(self) -> Table:
         path = Path(self.path)
         frame = self._read(path)
-        targets = [self.target] if isinstance(self.target, str) else list(self.target)
+        targets = self.targets()
         features = list(self.features) if self.features is not None else [c for c in frame.columns if c not in targets]
         for column in (*features, *targets):
             if column not in frame.columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,8 @@ from loopwright.tasks.regression.losses import LossConfig
 
 _EVALUATION_BATCH = 4096
 _MOST_CLASSES = 1_000_000
+_FAR = 100  # levels over spread: up to there the variance keeps 11 of its 16 digits
+_ROUNDING = 1e-14  # of a mean of squares in float64, that of thousands of values
 _REAL: Mapping[str, Direction] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
 _CLASSES: Mapping[str, Direction] = {"loss": "min", "accuracy": "max"}
 
@@ -42,8 +45,16 @@ class RegressionConfig(TaskConfig):
     shuffle: bool = setting(True, "train in a new addressed order every epoch")
 
     def metrics(self) -> Mapping[str, Direction]:
-        """Loss, mean absolute error, root mean square error and R^2; accuracy where the targets are classes."""
-        return _REAL if self.loss.targets == "real" else _CLASSES
+        """Loss, mean absolute error, root mean square error and R^2, with several targets also of each of them that has a
+        name; accuracy where the targets are classes."""
+        if self.loss.targets != "real":
+            return _CLASSES
+        return {**_REAL, **dict.fromkeys(self.r2_names(), "max")}
+
+    def r2_names(self) -> list[str]:
+        """The metric of each target; none where there is one target, or they have no names."""
+        names = self.data.targets()
+        return [f"r2_{name}" for name in names] if len(names) > 1 else []
 
     def build(self, model: Node | None, *, batch_size: int, streams: Streams, device: torch.device) -> RegressionTask:
         """Load the table onto the device. Raises DataError."""
@@ -90,6 +101,7 @@ class RegressionTask(Task):
         }
         self._fingerprint = table.fingerprint
         self.criterion = config.loss.build()
+        self.about_O = torch.as_tensor(_far_level(y[rows["train"]]) if "r2" in self.metrics else 0.0, device=device)
 
     def build_model(self) -> nn.Module:
         return self.model_config.build(self.num_inputs, self.num_outputs)
@@ -117,27 +129,29 @@ class RegressionTask(Task):
             else:
                 right = ((predicted_BO > 0) == (y_BO > 0.5)).all(1)
             return {**sums, "accuracy": (right.sum(), count)}
-        error_BO, values = predicted_BO - y_BO, y_BO.numel()
-        y64 = y_BO.double()
+        error_BO = predicted_BO - y_BO
+        y64_BO = y_BO.double() - self.about_O
         return {
             **sums,
-            "mae": (error_BO.abs().sum(), values),
-            "squared": (error_BO.double().square().sum(), values),
-            "y": (y64.sum(), values),
-            "y_squared": (y64.square().sum(), values),
+            "mae": (error_BO.abs().sum(), y_BO.numel()),
+            "squared": (_by_target(error_BO.double().square()), count),
+            "y": (_by_target(y64_BO), count),
+            "y_squared": (_by_target(y64_BO.square()), count),
         }
 
-    def finish(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float | None]:
-        means = super().finish(sums)
+    def finish(self, sums: Mapping[str, tuple[Any, float]]) -> dict[str, float | None]:
         if "accuracy" in self.metrics:
-            return means
-        squared, y, y_squared = means["squared"] or 0.0, means["y"] or 0.0, means["y_squared"] or 0.0
-        variance = y_squared - y * y
+            return super().finish(sums)
+        means = super().finish({name: sums[name] for name in ("loss", "mae")})
+        squared, y, y_squared = (_means(*sums[name]) for name in ("squared", "y", "y_squared"))
+        r2 = [_r2(*of_target) for of_target in zip(squared, y, y_squared, strict=True)]
+        known = [value for value in r2 if value is not None]
+        names = self.config.r2_names()
         return {
-            "loss": means["loss"],
-            "mae": means["mae"],
-            "rmse": squared**0.5,
-            "r2": 1 - squared / variance if variance > 0 else None,
+            **means,
+            "rmse": (math.fsum(squared) / len(squared)) ** 0.5,
+            "r2": math.fsum(known) / len(known) if known else None,
+            **(dict(zip(names, r2, strict=True)) if names else {}),
         }
 
     def views(self, model: nn.Module, batch: Any, split: Split, at: At) -> Mapping[str, Tensor]:
@@ -180,3 +194,27 @@ def _standardized(
     mean, std = values[rows].mean(0), values[rows].std(0)
     std = np.where(std > 0, std, 1.0)
     return (values - mean) / std, {"mean": mean.tolist(), "std": std.tolist()}
+
+
+def _far_level(y_NO: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What to take from each target before it is squared: a value of its own where its level is far beyond its spread,
+    whose square would leave few digits to the variance; else 0."""
+    first, level, spread = y_NO[0].astype(np.float32).astype(np.float64), np.abs(y_NO.mean(0)), y_NO.std(0)
+    far: np.ndarray[Any, Any] = np.where(level > _FAR * spread, first, 0.0)
+    return far
+
+
+def _by_target(values_BO: Tensor) -> Tensor:
+    """The sum of each column, a number where there is one."""
+    return values_BO.sum(0) if values_BO.shape[1] > 1 else values_BO.sum()
+
+
+def _means(total: Any, count: float) -> list[float]:
+    """Of each target; 0 without rows."""
+    return [value / count if count else 0.0 for value in (total if isinstance(total, list) else [total])]
+
+
+def _r2(squared: float, y: float, y_squared: float) -> float | None:
+    """From the means of squared errors, targets and their squares; None for a constant target, up to rounding."""
+    variance = y_squared - y * y
+    return 1 - squared / variance if variance > _ROUNDING * y_squared else None
