@@ -12,7 +12,7 @@ from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.evaluate import evaluating
 from loopwright.engine.steps import steps
-from loopwright.engine.task import At
+from loopwright.engine.task import At, num_batches
 from loopwright.streams import isolated
 
 
@@ -31,7 +31,7 @@ def rehearse(recipe: Recipe) -> list[str]:
         for split in ("train", "val", "test"):
             held = task.loader(split)
             if held is not None:
-                lines.append(f"{split}: {held.num_samples:,} samples, {len(held):,} batches")
+                lines.append(f"{split}: {_some(held.num_samples, 'samples')}, {_some(num_batches(held), 'batches')}")
         with built.memory_explained("in one step or evaluation", "try train.accumulate=2 or a smaller batch"):
             if loader is not None and recipe.train.epochs:
                 train = recipe.train
@@ -55,3 +55,7 @@ def rehearse(recipe: Recipe) -> list[str]:
                 shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(sums).items() if v is not None)
                 lines.append(f"one evaluation batch: {shown}")
     return [*lines, "nothing was written"]
+
+
+def _some(number: int | None, what: str) -> str:
+    return f"an unknown number of {what}" if number is None else f"{number:,} {what}"

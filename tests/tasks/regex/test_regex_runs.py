@@ -96,7 +96,9 @@ def test_overfitting_sixteen_strings_reaches_their_ceiling(experiment: str) -> N
     best = outcome.best
     assert best is not None
     assert ceiling - 0.005 * ceiling <= (best["val_token_accuracy"] or 0.0) <= ceiling + 1e-12
-    assert (best["val_class_accuracy"] or 0.0) > 0.95  # the best epoch is that of the tokens; one class of 98 may lag behind
+    assert (
+        best["val_class_accuracy"] or 0.0
+    ) > 0.95  # the best epoch is that of the tokens; one class of 98 may lag behind
     assert outcome.steps <= 1600
     assert outcome.remarks == (
         f"token_accuracy is {best['val_token_accuracy']:.4f}; the best that these 16 samples allow is {ceiling:.4f}",
