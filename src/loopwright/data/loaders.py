@@ -11,7 +11,7 @@ import copy
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
@@ -141,14 +141,14 @@ class MapLoader:
         """The same batches, each with the number of samples dealt to it: None for items that are batches already."""
         order, sizes = islice(self._order(index), start, None), deque[int]()
 
-        def places() -> Iterator[Any]:
+        def places() -> Generator[Any, None, None]:
             for rows in order:
                 sizes.append(len(rows))
                 yield (index, rows[0]) if self._unbatched else [(index, row) for row in rows]
 
         loader, wanted = self._idle.pop() if self._idle else self._open()
+        wanted.next = asked = places()
         try:
-            wanted.next = places()
             batches = iter(loader)
             while True:
                 # Items fetched in this process pin the global generators; training must not notice.
@@ -159,6 +159,8 @@ class MapLoader:
                 size = sizes.popleft()
                 yield to_device(batch, self._device), None if self._unbatched else size
         finally:
+            # Closed, it holds nothing: in a cycle with this loader, workers would be waited for when they are collected.
+            asked.close()
             self._idle.append((loader, wanted))
 
     def _order(self, epoch: int) -> Iterator[list[int]]:
@@ -188,7 +190,7 @@ class MapLoader:
             before = [_counters(sampler) for sampler in samplers]
             batches: Iterator[list[int]]
             if self._own_batches:
-                batches = (list(rows) for rows in given.batch_sampler or ())
+                batches = (list(rows) for rows in cast(Iterable[Any], given.batch_sampler))
             else:
                 batches = self._chunks(iter(given.sampler))
             own = _OwnState(samplers)
