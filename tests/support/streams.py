@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
-from support.tasks import data
+from loopwright.config.schema import Recipe
+from loopwright.data.loaders import make_loader
+from loopwright.engine.task import Split
+from loopwright.streams import Streams
+from support.tasks import Config, Plain, data, recipe
 
 X, Y = data("train")
 Item = tuple[Tensor, Tensor]
@@ -117,3 +121,34 @@ def loader(kind: str, workers: int = 0) -> DataLoader[Any]:
         return DataLoader(Indexed(), batch_size=4, shuffle=True, **given)
     streams = {"growing": Growing, "filtered": Filtered, "endless": Endless}
     return DataLoader(streams[kind](), batch_size=4, **given)
+
+
+class FromStream(Plain):
+    """A task by name that trains on a stream."""
+
+    stream: ClassVar[str] = "filtered"
+
+    def __init__(self, batch_size: int, streams: Streams) -> None:
+        super().__init__(batch_size, streams)
+        given = DataLoader(loader(self.stream).dataset, batch_size=batch_size)
+        self.train = make_loader(given, batch_size, streams, "train", torch.device("cpu"))
+
+    def loader(self, split: Split) -> Any:
+        return self.train if split == "train" else super().loader(split)
+
+
+class FromStreamConfig(Config):
+    task = FromStream
+
+
+class FromEndless(FromStream):
+    stream = "endless"
+
+
+class FromEndlessConfig(Config):
+    task = FromEndless
+
+
+def stream_recipe(task: str = "FromStream", **tree: Any) -> Recipe:
+    """A recipe of one of these tasks."""
+    return recipe(f"support.streams:{task}", **tree)

@@ -336,6 +336,9 @@ class ReplayedLoader:
             size, batch = read if self._sized else (None, read)
             yield size, batch
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_heads": {}, "_opened": 0}
+
 
 class _Head:
     """The first batches of a stream's first pass, read when they are first asked for; every pass has the same ones."""
