@@ -14,6 +14,7 @@ from loopwright.config.identity import recipe_id, run_id
 from loopwright.config.schema import Recipe, plain, prefixed
 from loopwright.content.arguments import Arguments, Described
 from loopwright.data import cache
+from loopwright.engine.extent import extent
 from loopwright.engine.finite import listed
 from loopwright.engine.history import Ranking
 from loopwright.engine.memory import memory_explained
@@ -113,8 +114,6 @@ def build(recipe: Recipe, device: torch.device, task: Task | None = None, argume
 def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
     """The recipe's values as the engine wants them; `stops` are asked after its own rules."""
     recipe, task = built.recipe, built.task
-    loader = task.loader("train")
-    per_epoch = len(loader) if loader else 0
     ranking = _ranking(recipe, task)
     monitor, mode = ranking.monitor, ranking.mode
     if monitor.startswith("val_") and recipe.train.epochs and task.loader("val") is None:
@@ -145,8 +144,7 @@ def plan(built: Built, stops: Iterable[StopRule] = ()) -> Plan:
         lr=learning_rate(
             recipe.schedule,
             recipe.optim.lr,
-            total_steps=per_epoch * recipe.train.epochs,
-            steps_per_epoch=per_epoch,
+            extent=extent(recipe.train, task.loader("train")),
             monitor=monitor,
             mode=mode,
         ),

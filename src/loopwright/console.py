@@ -43,5 +43,5 @@ class _EveryEpochs(Hook):
         self.on_validation_end = hook.on_validation_end  # type: ignore[method-assign]
 
     def on_epoch_end(self, info: Any) -> None:
-        if info.epoch % self.epochs == 0 or info.epoch == info.epochs:
+        if info.epoch % self.epochs == 0 or info.epoch == info.epochs or info.step == info.total_steps:
             self.hook.on_epoch_end(info)

@@ -192,7 +192,7 @@ def _train(
             recorder.finish()
         end = outcome.status
         outcome = _with_curves(outcome, recipe)
-        if set(recipe.plots.at_end()) - {"losses"} and outcome.epochs and outcome.status != "interrupted":
+        if set(recipe.plots.at_end()) - {"losses"} and outcome.last and outcome.status != "interrupted":
             _write_views(built, outcome, recorder.weights("best"), where.path / "evaluation")
         recorder.close()
         where.write_result(result(outcome, built))
@@ -207,7 +207,7 @@ def _train(
     families = recipe.plots.at_end()
     if outcome.status == "interrupted":
         background.leave()
-    elif families and outcome.epochs:
+    elif families and outcome.last:
         background.draw_later(where.path, families, each_epoch=recipe.plots.every_epoch)
     return outcome
 

@@ -9,7 +9,7 @@ from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.evaluate import measured
 from loopwright.engine.steps import steps
-from loopwright.engine.task import At, Totals, dealt
+from loopwright.engine.task import At, Totals, dealt, num_batches
 from loopwright.mistakes import mistakes_explained
 from loopwright.streams import isolated
 
@@ -29,7 +29,7 @@ def rehearse(recipe: Recipe) -> list[str]:
         for split in ("train", "val", "test"):
             held = task.loader(split)
             if held is not None:
-                lines.append(f"{split}: {held.num_samples:,} samples, {len(held):,} batches")
+                lines.append(f"{split}: {_some(held.num_samples, 'samples')}, {_some(num_batches(held), 'batches')}")
         advice = "try train.accumulate=2 or a smaller batch"
         with mistakes_explained(built), built.memory_explained("in one step or evaluation", advice):
             if loader is not None and recipe.train.epochs:
@@ -55,3 +55,7 @@ def rehearse(recipe: Recipe) -> list[str]:
                 shown = ", ".join(f"{k} {v:.6g}" for k, v in task.finish(totals.read()).items() if v is not None)
                 lines.append(f"one evaluation batch: {shown}")
     return [*lines, "nothing was written"]
+
+
+def _some(number: int | None, what: str) -> str:
+    return f"an unknown number of {what}" if number is None else f"{number:,} {what}"

@@ -108,13 +108,17 @@ def _child(path: Path, recorded: Recipe, recipe: Recipe, overrides: Sequence[str
     if index is None or found is None:
         raise RunError(f"{path} has no checkpoint to go on from")
     entry, _ = found
-    if recipe.schedule.depends_on_total and recipe.train.epochs != recorded.train.epochs:
-        log.warning(
-            "`schedule` is %s, which depends on the total: with train.epochs=%d its rates differ from those of the parent's %d",
-            recipe.schedule.name,
-            recipe.train.epochs,
-            recorded.train.epochs,
-        )
+    for key in ("max_steps", "epoch_steps", "epochs") if recipe.schedule.depends_on_total else ():
+        now, before = getattr(recipe.train, key), getattr(recorded.train, key)
+        if now != before:
+            log.warning(
+                "`schedule` is %s, which depends on the total: with train.%s=%s its rates differ from those of the parent's %s",
+                recipe.schedule.name,
+                key,
+                "null" if now is None else now,
+                "null" if before is None else before,
+            )
+            break
     kept = {name: value for name, value in trajectory(recipe).items() if trajectory(recorded).get(name) != value}
     log.info("a child of %s goes on from step %d with other %s", path, entry.step, ", ".join(kept) or "settings")
     identity = identity or build(recipe, resolve_device(recipe.device)).run_id

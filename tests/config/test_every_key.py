@@ -383,6 +383,8 @@ CHANGES: dict[str, Change] = {
         for key, value in {"codes": 16, "commitment": 1.0, "decay": 0.5, "restart": 0.0}.items()
     },
     "train.epochs": Change(MEMORY, "train.epochs=2"),
+    "train.epoch_steps": Change(MEMORY, "train.epoch_steps=2"),
+    "train.max_steps": Change(MEMORY, "train.max_steps=2"),
     "train.batch_size": Change(MEMORY, "train.batch_size=7"),
     "train.clip_norm": Change(MEMORY, "train.clip_norm=0.01"),
     "train.accumulate": Change((*MEMORY, "model.dropout=0.5"), "train.accumulate=2"),

@@ -29,6 +29,7 @@ def info(**changes: Any) -> Info:
         "epochs": 50,
         "steps_per_epoch": 10,
         "samples": 50,
+        "batch": 5,
         "elapsed_seconds": 1.0,
         "monitor": "val_recall_at_20",
         "model": nn.Identity(),
@@ -121,7 +122,7 @@ def test_a_validation_within_an_epoch_has_a_line_of_its_own(caplog: pytest.LogCa
     row = {"val_loss": 2.0, "val_recall_at_20": 0.25}
     with caplog.at_level(logging.INFO, logger="loopwright"):
         Lines().on_validation_end(info(row=row))
-        Lines().on_validation_end(info(row=row, samples=0))  # at its end, whose line says the same
+        Lines().on_validation_end(info(row=row, samples=0, batch=0))  # at its end, whose line says the same
     assert caplog.messages == ["step 25  val_loss 2  val_recall_at_20 0.25"]
 
 
@@ -139,3 +140,22 @@ def test_a_line_leaves_out_what_the_row_does_not_have(caplog: pytest.LogCaptureF
         Lines(logging.getLogger("other")).on_epoch_end(info(row=row, monitor="val_loss"))
     assert caplog.messages == ["epoch 3/50  loss 2"]
     assert caplog.records[0].name == "other"
+
+
+def test_where_the_length_is_unknown_steps_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    stream, clock = Stream(), Clock()
+    bar = ProgressBar(stream, clock)
+    bar.on_start(info(step=0, epoch=1, steps_per_epoch=None))
+    clock.now += 2.0
+    bar.on_step_end(info(step=25, steps_per_epoch=None))
+    assert stream.drawn()[-1].startswith("epoch 3/50  step 25 [") and "loss 0.5" in stream.drawn()[-1]
+    with caplog.at_level(logging.INFO, logger="loopwright"):
+        Lines().on_epoch_end(info(row={"train_loss": 2.0}, steps_per_epoch=None))
+        Lines().on_epoch_end(info(row={"train_loss": 2.0}, steps_per_epoch=None, epochs=None, max_steps=400))
+    assert caplog.messages == ["epoch 3/50  step 25  loss 2", "epoch 3  step 25/400  loss 2"]
+
+
+def test_max_steps_is_the_total_of_the_bar() -> None:
+    stream = Stream()
+    ProgressBar(stream, Clock()).on_start(info(step=25, epochs=None, steps_per_epoch=None, max_steps=400))
+    assert stream.drawn()[0].startswith("epoch 3 |") and "25/400" in stream.drawn()[0]

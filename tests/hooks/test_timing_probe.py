@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +13,22 @@ from loopwright.engine.hooks import Info
 from loopwright.hooks.timing_probe import TimingProbe
 
 
-def info(epoch: int, *, epochs: int = 100, samples: int = 0, run: str | None = "runs/a b/1") -> Info:
+def info(
+    epoch: int,
+    *,
+    epochs: int | None = 100,
+    batch: int = 0,
+    run: str | None = "runs/a b/1",
+    max_steps: int | None = None,
+) -> Info:
     return Info(
         step=epoch * 10,
         epoch=epoch,
         epochs=epochs,
-        steps_per_epoch=10,
-        samples=samples,
+        steps_per_epoch=None if epochs is None else 10,
+        samples=10 * batch,
+        batch=batch,
+        max_steps=max_steps,
         elapsed_seconds=9999.0,
         monitor="val_loss",
         model=nn.Identity(),
@@ -32,7 +42,7 @@ def train(
     seconds: list[float],
     *,
     epochs: int = 100,
-    start_samples: int = 0,
+    start_batch: int = 0,
     run: str | None = "runs/a b/1",
     **settings: Any,
 ) -> list[str]:
@@ -44,9 +54,9 @@ def train(
         probe.on_start(info(1, epochs=epochs, run=run))
         now += 500.0  # reading data is no epoch
         for epoch, duration in enumerate(seconds, start=1):
-            probe.on_epoch_start(info(epoch, epochs=epochs, run=run, samples=start_samples if epoch == 1 else 0))
+            probe.on_epoch_start(info(epoch, epochs=epochs, run=run, batch=start_batch if epoch == 1 else 0))
             now += duration
-            probe.on_epoch_end(info(epoch, epochs=epochs, run=run, samples=10))
+            probe.on_epoch_end(info(epoch, epochs=epochs, run=run))
     assert {record.levelno for record in caplog.records} <= {logging.WARNING}
     return caplog.messages
 
@@ -76,12 +86,26 @@ def test_only_the_first_two_epochs_are_judged(caplog: pytest.LogCaptureFixture) 
 
 
 def test_an_epoch_entered_in_its_middle_does_not_count(caplog: pytest.LogCaptureFixture) -> None:
-    assert train(caplog, [5000.0, 1.0, 1.0], start_samples=5) == []
-    assert len(train(caplog, [0.1, 60.0, 60.0], start_samples=5)) == 1
-    assert train(caplog, [60.0, 60.0], start_samples=5) == []
+    assert train(caplog, [5000.0, 1.0, 1.0], start_batch=5) == []
+    assert len(train(caplog, [0.1, 60.0, 60.0], start_batch=5)) == 1
+    assert train(caplog, [60.0, 60.0], start_batch=5) == []
 
 
 def test_own_advice_and_a_run_without_record(caplog: pytest.LogCaptureFixture) -> None:
     (warning,) = train(caplog, [60.0, 60.0], run=None, advice="use the cluster")
     assert "use the cluster" in warning
     assert "loopwright resume" not in warning
+
+
+def test_a_run_of_unknown_length_is_projected_by_its_steps_or_not_at_all(caplog: pytest.LogCaptureFixture) -> None:
+    for max_steps, expected in ((2000, ["projected to take 25 minutes (2000 steps)"]), (None, [])):
+        now = 1000.0
+        probe = TimingProbe(clock=lambda: now)  # noqa: B023
+        caplog.clear()
+        for epoch in (1, 2):
+            probe.on_epoch_start(replace(info(epoch, epochs=None, max_steps=max_steps), step=10 * epoch - 10))
+            now += 7.5
+            probe.on_epoch_end(info(epoch, epochs=None, max_steps=max_steps))
+        assert [text in message for text, message in zip(expected, caplog.messages, strict=True)] == [True] * len(
+            expected
+        )

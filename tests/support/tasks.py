@@ -31,7 +31,8 @@ SIZES: dict[Split, int] = {"train": 22, "val": 10, "test": 6}
 def recipe(task: str = "Noisy", **tree: Any) -> Recipe:
     """A recipe of one of these tasks: 22 samples in batches of 4 are 6 steps an epoch, the last batch a short one."""
     given = tree.pop("task", {})
-    defaults = {"task": {"name": f"support.tasks:{task}Config", **given}, "device": "cpu", "plots": "none", "seed": 3}
+    path = task if ":" in task else f"support.tasks:{task}"
+    defaults = {"task": {"name": f"{path}Config", **given}, "device": "cpu", "plots": "none", "seed": 3}
     train = {"epochs": 3, "batch_size": 4, **tree.pop("train", {})}
     record = {"code": False, **tree.pop("record", {})}
     with imports_allowed(None):

@@ -7,11 +7,14 @@ workers, and a resume fetches nothing that was fetched before.
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import count, islice
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -29,10 +32,19 @@ from torch.utils.data import (
     default_collate,
 )
 
+from loopwright import clock
 from loopwright.data.tensors import TensorLoader
+from loopwright.engine.task import Loader, dealt, num_batches
+from loopwright.errors import DataError
 from loopwright.streams import Streams, global_state, isolated, restore_global_state
 
 log = logging.getLogger("loopwright")
+
+# Batches that are read from a sampler at a time: setting the generators to its own state and back takes 0.3 ms.
+_READ_AHEAD = 32
+# A stream without a length that is evaluated for as long as this may have no end.
+_LONG_BATCHES, _LONG_SECONDS = 100_000, 60.0
+_END = object()
 
 
 class _Addressed(Dataset[Any]):
@@ -51,17 +63,38 @@ class _Addressed(Dataset[Any]):
         return self.dataset[index]
 
 
-class _Batches:
-    """A sampler that can be told which batches (or items that are batches already) come next."""
+class _Places:
+    """A sampler that is told, for each pass, where the batches are to be read (or the items that are batches already)."""
 
     def __init__(self) -> None:
-        self.batches: list[Any] = []
+        self.next: Iterable[Any] = ()
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.batches)
+        return iter(self.next)
 
-    def __len__(self) -> int:
-        return len(self.batches)
+
+class _OwnState:
+    """The random state of one pass over samplers or a dataset, kept between its reads.
+
+    In between, training draws from the global generators, and another pass from those that the same objects hold.
+    """
+
+    def __init__(self, holders: list[Any]) -> None:
+        self._held = [own for holder in holders for own in vars(holder).values() if isinstance(own, _GENERATORS)]
+        self._keep()
+
+    def _keep(self) -> None:
+        self._global, self._states = global_state(), [_generator_state(own) for own in self._held]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block that draws where the one before left off; the global generators are as they were afterwards."""
+        with isolated():
+            restore_global_state(self._global)
+            for own, state in zip(self._held, self._states, strict=True):
+                _set_generator_state(own, state)
+            yield
+            self._keep()
 
 
 class MapLoader:
@@ -70,25 +103,27 @@ class MapLoader:
     def __init__(self, loader: DataLoader[Any], streams: Streams, split: str, device: torch.device) -> None:
         self._given, self._streams, self._split, self._device = loader, streams, split, device
         self._dataset = loader.dataset
-        self.num_samples = len(self._dataset)  # type: ignore[arg-type]
+        self.num_samples = _length(self._dataset)
         self._unbatched = loader.batch_size is None and loader.batch_sampler is None
         self._own_batches = loader.batch_size is None and not self._unbatched
         self._own_order = self._own_batches or not _is_plain(loader)
         self._shuffle = isinstance(loader.sampler, RandomSampler)
         self._batch_size, self._drop_last = loader.batch_size or 1, loader.drop_last
-        self._batches = _Batches()
-        self._loader: DataLoader[Any] | None = None
+        # Loaders whose workers wait for a pass. One under way has a loader to itself.
+        self._idle: list[tuple[DataLoader[Any], _Places]] = []
         self._warned = False
 
     def __len__(self) -> int:
         if self._own_order:
             return len(self._given)
+        assert self.num_samples is not None, "an order of ours needs a length"
         full, rest = divmod(self.num_samples, self._batch_size)
         return full + bool(rest and not self._drop_last)
 
     def head(self, num_samples: int) -> MapLoader:
         given = self._given
-        subset = Subset(self._dataset, range(min(num_samples, self.num_samples)))
+        known = num_samples if self.num_samples is None else min(num_samples, self.num_samples)
+        subset = Subset(self._dataset, range(known))
         smaller = DataLoader(
             subset,
             batch_size=None if self._unbatched else given.batch_size or 1,
@@ -104,39 +139,75 @@ class MapLoader:
 
     def dealt(self, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
         """The same batches, each with the number of samples dealt to it: None for items that are batches already."""
-        places = [[(index, row) for row in rows] for rows in self._order(index)[start:]]
-        self._batches.batches = [place for (place,) in places] if self._unbatched else places
-        if not self._batches.batches:
-            return
-        batches = iter(self._open())
-        for rows in places:
-            # Items fetched in this process pin the global generators; training must not notice.
-            with isolated():
-                batch = next(batches)
-            yield to_device(batch, self._device), None if self._unbatched else len(rows)
+        order, sizes = islice(self._order(index), start, None), deque[int]()
 
-    def _order(self, epoch: int) -> list[list[int]]:
+        def places() -> Generator[Any, None, None]:
+            for rows in order:
+                sizes.append(len(rows))
+                yield (index, rows[0]) if self._unbatched else [(index, row) for row in rows]
+
+        loader, wanted = self._idle.pop() if self._idle else self._open()
+        wanted.next = asked = places()
+        try:
+            batches = iter(loader)
+            while True:
+                # Items fetched in this process pin the global generators; training must not notice.
+                with isolated():
+                    batch = next(batches, _END)
+                if batch is _END:
+                    return
+                size = sizes.popleft()
+                yield to_device(batch, self._device), None if self._unbatched else size
+        finally:
+            # Closed, it holds nothing: in a cycle with this loader, workers would be waited for when they are collected.
+            asked.close()
+            self._idle.append((loader, wanted))
+
+    def _order(self, epoch: int) -> Iterator[list[int]]:
+        """The rows of each batch of an epoch."""
         if self._own_order:
-            with self._streams.fork("sampler", self._split, epoch):
-                given = self._given
-                samplers = _with_inner(given.sampler, given.batch_sampler)
-                _tell_epoch(samplers, epoch)
-                for sampler in samplers:
-                    _address_generators(sampler, self._streams, "sampler", self._split, epoch)
-                before = [_counters(sampler) for sampler in samplers]
-                if self._own_batches:
-                    batches = [list(rows) for rows in given.batch_sampler or ()]
-                else:
-                    rows = [int(row) for row in given.sampler]
-                self._warn_of_state(samplers, before)
-                if self._own_batches:
-                    return batches
-        elif self._shuffle:
+            return self._sampled(epoch)
+        assert self.num_samples is not None, "an order of ours needs a length"
+        if self._shuffle:
             rows = self._streams.numpy("order", epoch).permutation(self.num_samples).tolist()
         else:
-            rows = list(range(self.num_samples))
-        chunks = [rows[at : at + self._batch_size] for at in range(0, len(rows), self._batch_size)]
-        return chunks[:-1] if self._drop_last and chunks and len(chunks[-1]) < self._batch_size else chunks
+            rows = range(self.num_samples)
+        return self._chunks(iter(rows))
+
+    def _chunks(self, rows: Iterator[Any]) -> Iterator[list[int]]:
+        while chunk := [int(row) for row in islice(rows, self._batch_size)]:
+            if len(chunk) == self._batch_size or not self._drop_last:
+                yield chunk
+
+    def _sampled(self, epoch: int) -> Iterator[list[int]]:
+        """What a sampler of the user's own yields, read no further than it is wanted: it may have no end."""
+        given = self._given
+        samplers = _with_inner(given.sampler, given.batch_sampler)
+        with self._streams.fork("sampler", self._split, epoch):
+            _tell_epoch(samplers, epoch)
+            for sampler in samplers:
+                _address_generators(sampler, self._streams, "sampler", self._split, epoch)
+            before = [_counters(sampler) for sampler in samplers]
+            batches: Iterator[list[int]]
+            if self._own_batches:
+                batches = (list(rows) for rows in cast(Iterable[Any], given.batch_sampler))
+            else:
+                batches = self._chunks(iter(given.sampler))
+            own = _OwnState(samplers)
+        found = False
+        while True:
+            with own.reading():
+                some = list(islice(batches, _READ_AHEAD))
+            yield from some
+            found = found or bool(some)
+            if len(some) < _READ_AHEAD:
+                break
+        self._warn_of_state(samplers, before)
+        if not found:
+            raise DataError(
+                f"the sampler of the {self._split} data yields no batch in pass {epoch + 1}; `__iter__` must return a new "
+                "iterator every time it is called"
+            )
 
     def _warn_of_state(self, samplers: list[Any], before: list[dict[str, Any]]) -> None:
         """Say once what a sampler counts by itself: a resume, which begins with a new sampler, cannot know it."""
@@ -151,85 +222,150 @@ class MapLoader:
                     ", ".join(changed),
                 )
 
-    def _open(self) -> DataLoader[Any]:
-        given = self._given
-        if self._loader is None:
-            workers: dict[str, Any] = {}
-            if given.num_workers:
-                workers = {"persistent_workers": True, "prefetch_factor": given.prefetch_factor}
-                workers |= {"multiprocessing_context": given.multiprocessing_context}
-            order: dict[str, Any] = {"batch_sampler": self._batches}
-            if self._unbatched:
-                order = {"sampler": self._batches, "batch_size": None}
-            self._loader = DataLoader(
-                _Addressed(self._dataset, self._streams, self._split),
-                **order,
-                num_workers=given.num_workers,
-                collate_fn=given.collate_fn,
-                pin_memory=given.pin_memory and self._device.type == "cuda",
-                worker_init_fn=given.worker_init_fn,
-                timeout=given.timeout,
-                **workers,
-            )
-        return self._loader
+    def _open(self) -> tuple[DataLoader[Any], _Places]:
+        given, places = self._given, _Places()
+        workers: dict[str, Any] = {}
+        if given.num_workers:
+            workers = {"persistent_workers": True, "prefetch_factor": given.prefetch_factor}
+            workers |= {"multiprocessing_context": given.multiprocessing_context}
+        order: dict[str, Any] = (
+            {"sampler": places, "batch_size": None} if self._unbatched else {"batch_sampler": places}
+        )
+        loader: DataLoader[Any] = DataLoader(
+            _Addressed(self._dataset, self._streams, self._split),
+            **order,
+            num_workers=given.num_workers,
+            collate_fn=given.collate_fn,
+            pin_memory=given.pin_memory and self._device.type == "cuda",
+            worker_init_fn=given.worker_init_fn,
+            timeout=given.timeout,
+            **workers,
+        )
+        return loader, places
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loader": None, "_batches": _Batches()}
+        return {**self.__dict__, "_idle": []}
+
+
+class _Sized:
+    """A collate function that says how many items it was given."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> tuple[int, Any]:
+        return len(items), self.collate(items)
 
 
 class ReplayedLoader:
-    """Batches of an iterable dataset. It has no order to address, so a resume reads and discards what was used before."""
+    """Batches of an iterable dataset. It has no order to address, so a resume reads and discards what was used before.
+
+    A pass is whatever the dataset yields. Only a dataset with a `__len__` has a length, and it is an estimate.
+    """
 
     def __init__(self, loader: DataLoader[Any], streams: Streams, split: str, device: torch.device) -> None:
         self._given, self._streams, self._split, self._device = loader, streams, split, device
-        self._limit: int | None = None
-        self._lengths: tuple[int, int] | None = None
+        # A DataLoader with an `__iter__` of its own may look at the batches, which are then left as they are.
+        self._sized = loader.batch_size is not None and type(loader).__iter__ is DataLoader.__iter__
+        self._heads: dict[int, _Head] = {}
+        self._opened = 0
 
     def __len__(self) -> int:
-        return self._measured()[0]
+        samples, size = self.num_samples, self._given.batch_size or 1
+        if samples is None:
+            raise TypeError(f"{type(self._given.dataset).__name__} has no length")
+        return samples // size if self._given.drop_last else -(-samples // size)
 
     @property
-    def num_samples(self) -> int:
-        return self._measured()[1]
+    def num_samples(self) -> int | None:
+        return _length(self._given.dataset)
 
-    def head(self, num_samples: int) -> ReplayedLoader:
-        smaller = ReplayedLoader(self._given, self._streams, self._split, self._device)
-        smaller._limit = -(-num_samples // (self._given.batch_size or 1))
-        return smaller
+    def head(self, num_samples: int) -> Loader:
+        if num_samples not in self._heads:
+            self._heads[num_samples] = _Head(self, -(-num_samples // (self._given.batch_size or 1)))
+        return self._heads[num_samples]
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
-        for number, batch in enumerate(self._read(index)):
-            if number >= start:
-                yield to_device(batch, self._device)
+        """The batches of pass `index` from batch `start` on, moved to the device. Raises DataError for an empty pass."""
+        return (batch for batch, _ in self.dealt(index, start))
 
-    def _read(self, epoch: int) -> Iterator[Any]:
-        """One pass, under generators of its own: training draws from the global ones in between."""
+    def dealt(self, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
+        """The same batches, each with its number of samples: None where an item is a batch already."""
+        self._opened += 1
+        may_be_endless = self._split != "train" and num_batches(self) is None
+        began, number = clock.monotonic(), 0
+        for number, (size, batch) in enumerate(self._read(index), 1):
+            if number > start:
+                yield to_device(batch, self._device), size
+            if may_be_endless and (number >= _LONG_BATCHES or clock.monotonic() - began >= _LONG_SECONDS):
+                may_be_endless = False
+                log.warning(
+                    "%s: %d batches were read and the stream goes on; if it has no end, end it (itertools.islice), for an "
+                    "evaluation reads all of it",
+                    self._split,
+                    number,
+                )
+        if number == 0:
+            nth = index + 1 if self._split == "train" else self._opened  # of val and test, the first is read each time
+            raise DataError(
+                f"the {self._split} data yield no batch in pass {nth}; `__iter__` of "
+                f"{type(self._given.dataset).__name__} must return a new iterator every time it is called"
+            )
+
+    def _read(self, epoch: int) -> Iterator[tuple[int | None, Any]]:
+        """One pass, under generators of its own."""
+        loader = copy.copy(
+            self._given
+        )  # so that no pass ends another, and no workers keep the dataset of the one before
+        loader._iterator = None
+        loader._IterableDataset_len_called = None  # torch would warn of a length that is an estimate
+        if self._sized:
+            loader.collate_fn = _Sized(loader.collate_fn)
         with self._streams.fork("iterable", self._split, epoch):
-            datasets = _with_inner(self._given.dataset)
+            datasets = _with_inner(loader.dataset)
             _tell_epoch(datasets, epoch)
             for dataset in datasets:
                 _address_generators(dataset, self._streams, "iterable", self._split, epoch)
-            self._given._iterator = None  # workers that outlive an epoch would keep the dataset of the one before
-            batches = iter(self._given)
-            own = global_state()
-        for _ in islice(count(), self._limit):
-            with isolated():
-                restore_global_state(own)
-                batch = next(batches, None)
-                own = global_state()
-            if batch is None:
+            batches = iter(loader)
+            own = _OwnState(datasets)
+        while True:
+            with own.reading():
+                read: Any = next(batches, _END)
+            if read is _END:
                 return
-            yield batch
+            size, batch = read if self._sized else (None, read)
+            yield size, batch
 
-    def _measured(self) -> tuple[int, int]:
-        """(batches, samples) of an epoch, counted once by reading the first one through."""
-        if self._lengths is None:
-            batches = samples = 0
-            for batch in self._read(0):
-                batches += 1
-                samples += num_rows(batch)
-            self._lengths = batches, samples
-        return self._lengths
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_heads": {}, "_opened": 0}
+
+
+class _Head:
+    """The first batches of a stream's first pass, read when they are first asked for; every pass has the same ones."""
+
+    def __init__(self, stream: Loader, batches: int) -> None:
+        self._stream, self._wanted = stream, batches
+
+    @cached_property
+    def _batches(self) -> list[tuple[Any, int | None]]:
+        return list(islice(dealt(self._stream, 0), self._wanted))
+
+    @property
+    def num_samples(self) -> int | None:
+        sizes = [size for _, size in self._batches if size is not None]
+        return sum(sizes) if len(sizes) == len(self._batches) else None
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def head(self, num_samples: int) -> Loader:
+        return self._stream.head(num_samples)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
+        return (batch for batch, _ in self.dealt(index, start))
+
+    def dealt(self, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
+        return iter(self._batches[start:])
 
 
 def make_loader(
@@ -264,7 +400,7 @@ def make_loader(
         order = streams if isinstance(loader.sampler, RandomSampler) else None
         return _in_memory(cast(TensorDataset, loader.dataset).tensors, loader.batch_size, order, device, split)
     mapped = MapLoader(loader, streams, split, device)
-    if len(mapped) == 0:
+    if num_batches(mapped) == 0:
         raise ValueError(f"the {split} data have no samples")
     return mapped
 
@@ -280,6 +416,14 @@ def num_rows(batch: Any) -> int:
     while isinstance(batch, list | tuple | dict):
         batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[-1]
     return len(batch)
+
+
+def _length(dataset: Any) -> int | None:
+    """The samples of a dataset, None where it has no length."""
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _with_inner(*holders: Any) -> list[Any]:
@@ -304,6 +448,24 @@ def _tell_epoch(holders: list[Any], epoch: int) -> None:
         elif type(getattr(each, "epoch", None)) is int:
             with suppress(AttributeError):  # one that can only be read
                 each.epoch = epoch
+
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def _generator_state(own: Any) -> Any:
+    if isinstance(own, np.random.Generator):
+        return own.bit_generator.state
+    return own.getstate() if isinstance(own, random.Random) else own.get_state()
+
+
+def _set_generator_state(own: Any, state: Any) -> None:
+    if isinstance(own, np.random.Generator):
+        own.bit_generator.state = state
+    elif isinstance(own, random.Random):
+        own.setstate(state)
+    else:
+        own.set_state(state)
 
 
 def _address_generators(holder: Any, streams: Streams, *address: str | int) -> None:

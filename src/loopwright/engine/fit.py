@@ -12,17 +12,19 @@ from loopwright import clock
 from loopwright.engine.compute import device_of
 from loopwright.engine.ending import ended
 from loopwright.engine.evaluate import evaluate
+from loopwright.engine.extent import extent
 from loopwright.engine.finite import Diverged, diverged_message, explain, not_finite_metric, spoilt
 from loopwright.engine.history import Row
 from loopwright.engine.hooks import Hook, Hooks, Info
 from loopwright.engine.memory import max_memory_mib
 from loopwright.engine.outcome import Outcome
+from loopwright.engine.passes import Passes
 from loopwright.engine.plan import Plan
 from loopwright.engine.recorder import Recorder
 from loopwright.engine.state import NotFinite, TrainState, with_weights
-from loopwright.engine.steps import steps
+from loopwright.engine.steps import epoch_ended, steps
 from loopwright.engine.stop import Stop, first_stop
-from loopwright.engine.task import Loader, Split, Task
+from loopwright.engine.task import Split, Task, num_batches
 from loopwright.engine.untrained import untrained
 from loopwright.engine.weights import weights_hash
 from loopwright.streams import Streams
@@ -43,7 +45,7 @@ def fit(
     hooks: Iterable[Hook] = (),
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train until the last epoch, a stop rule, the budget, a divergence or an interruption, from wherever `state` stands.
+    """Train until the last epoch or step, a stop rule, the budget, a divergence or an interruption, from wherever `state` stands.
 
     The same call serves a first start and a resume: a state whose history already says stop goes straight to the test.
     A failure in the task, the model or a hook is shown to the hooks and raised again.
@@ -65,13 +67,16 @@ class _Loop:
         self.task, self.state, self.plan, self.streams = task, state, plan, streams
         self.recorder, self.hooks = recorder, hooks
         loader = task.loader("train") if plan.train.epochs else None
-        if plan.train.epochs and (loader is None or len(loader) == 0):
+        if plan.train.epochs and (loader is None or num_batches(loader) == 0):
             raise ValueError("the task has no training batches")
-        self.loader: Loader | None = loader
-        self.batches = len(loader) if loader else 0
+        self.passes = None if loader is None else Passes(loader)
+        self.extent = extent(plan.train, loader)
         self.device = device_of(state.model)
         self.started = clock.monotonic()
         self.row_started = self.started - state.period.seconds
+        # Samples taken by this process before the row and the epoch under way; those that another took are an estimate.
+        self.samples_at_row = 0.0
+        self.samples_at_epoch = -self.passes.samples_per_batch * state.batch if self.passes else 0.0
         self.stop: Stop | None = None
 
     def run(self, interrupted: Callable[[], bool]) -> Outcome:
@@ -93,8 +98,9 @@ class _Loop:
         watched, budgeted = self.hooks.wants("on_step_end"), plan.budget is not None
         every = plan.train.validate_every
         every_steps = int(every.amount) if every.unit == "steps" else 0
+        epoch_steps, max_steps = plan.train.epoch_steps, plan.train.max_steps
         try:
-            while self.stop is None and state.epoch < plan.train.epochs:
+            while self.stop is None and not self.done():
                 if state.batch == 0:
                     # NumPy's and Python's global generators are pinned once per epoch and checkpointed; torch's every step.
                     self.streams.pin("epoch", state.epoch)
@@ -103,11 +109,12 @@ class _Loop:
                     state.period.add(info)
                     if watched:
                         self.hooks.emit_step(state.step, self.info)
-                    ended = state.batch == self.batches
-                    spent = budgeted and self.budget_spent()
-                    if ended or spent or (every_steps and state.step % every_steps == 0):
+                    ended = epoch_ended(state, epoch_steps)
+                    spent = budgeted and self.budget_spent(ended)
+                    final = state.step == max_steps
+                    if ended or spent or final or (every_steps and state.step % every_steps == 0):
                         self.close_row(ended, spent)
-                        if self.stop is not None or interrupted():
+                        if final or self.stop is not None or interrupted():
                             break
                     elif interrupted():
                         break
@@ -117,7 +124,7 @@ class _Loop:
                         recorder.checkpoint(state, frozenset(), now=False)
                     elif state.period.num_pending >= _BLOCK_STEPS:
                         self.read_back()
-                if interrupted() and self.stop is None and state.epoch < plan.train.epochs:
+                if interrupted() and self.stop is None and not self.done():
                     self.read_back()
                     self.check_weights()
                     recorder.checkpoint(state, frozenset(), now=True)
@@ -128,20 +135,34 @@ class _Loop:
             log.error("%s", error)
             recorder.step_rows(state.period.drain())
             self.stop = Stop("diverged", str(error))
-        return self.finish(self.stop or Stop("completed", f"all {plan.train.epochs} epochs done"))
+        return self.finish(self.stop or Stop("completed", self.all_done()))
+
+    def done(self) -> bool:
+        """Whether nothing is left to train: `train.max_steps` takes the place of `train.epochs`, unless that is 0."""
+        train = self.plan.train
+        if train.max_steps is not None and train.epochs:
+            return self.state.step >= train.max_steps
+        return self.state.epoch >= train.epochs
+
+    def all_done(self) -> str:
+        train = self.plan.train
+        if train.max_steps is not None and train.epochs:
+            return f"all {train.max_steps} steps of train.max_steps done"
+        return f"all {train.epochs} epochs done"
 
     def steps(self) -> Any:
-        assert self.loader is not None
+        assert self.passes is not None
         train = self.plan.train
         return steps(
             self.task,
             self.state,
-            self.loader,
+            self.passes,
             self.streams,
             lr=self.plan.lr,
             clip_norm=train.clip_norm,
             measure_norm=self.plan.measure_norm,
             accumulate=train.accumulate,
+            epoch_steps=train.epoch_steps,
         )
 
     def close_row(self, ended: bool, spent: bool) -> None:
@@ -156,12 +177,16 @@ class _Loop:
         if state.scalers:
             row |= {name: row.get(name) for name in ("train_grad_norm", "train_grad_norm_max")}
             row["train_skipped_updates"] = float(state.period.skipped)
-        seconds = clock.monotonic() - self.row_started
-        samples = self.loader.num_samples * state.period.steps / self.batches if self.loader else 0
-        samples_per_second = samples / seconds if seconds > 0 else None
+        # Of this process alone: what another took until it was killed is not counted.
+        seconds = clock.monotonic() - max(self.row_started, self.started)
+        taken = self.passes.samples if self.passes else 0.0
+        samples = taken - self.samples_at_row
+        samples_per_second = samples / seconds if samples and seconds > 0 else None
+        self.samples_at_row = taken
         if ended:
             state.epoch, state.batch = epoch, 0
-        last = spent or state.epoch == plan.train.epochs
+            self.samples_at_epoch = taken
+        last = spent or self.done()
         # Before the evaluation: code that samples or sorts can fail on NaN, and would hide what went wrong.
         spoiled = spoilt(state, state.step, epoch)
         validated = self.measure("val") if spoiled is None and (last or self.validation_due()) else None
@@ -276,14 +301,15 @@ class _Loop:
             return self.state.batch == 0 and self.state.epoch % int(every.amount) == 0
         return self.state.step % int(every.amount) == 0
 
-    def budget_spent(self) -> bool:
+    def budget_spent(self, ended: bool = False) -> bool:
+        """Whether `stop.budget` is; `ended`: the epoch under way has ended, and its row is not closed yet."""
         budget = self.plan.budget
         if budget is None:
             return False
         if budget.unit == "steps":
             return self.state.step >= budget.amount
         if budget.unit == "epochs":
-            return self.state.epoch + (self.state.batch == self.batches) >= budget.amount
+            return self.state.epoch + ended >= budget.amount
         return self.elapsed() >= budget.amount
 
     def out_of_budget(self) -> Stop:
@@ -306,9 +332,11 @@ class _Loop:
         return Info(
             step=state.step,
             epoch=epoch,
-            epochs=self.plan.train.epochs,
-            steps_per_epoch=self.batches,
-            samples=round(self.loader.num_samples * state.batch / self.batches) if self.loader else 0,
+            epochs=self.extent.epochs,
+            steps_per_epoch=self.extent.steps_per_epoch,
+            max_steps=self.plan.train.max_steps,
+            batch=state.batch,
+            samples=round(self.passes.samples - self.samples_at_epoch) if self.passes and state.batch else 0,
             elapsed_seconds=clock.monotonic() - self.started,
             monitor=self.plan.monitor,
             model=state.model,

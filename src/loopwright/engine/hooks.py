@@ -35,14 +35,16 @@ EVENTS = (
 class Info:
     """What a hook is shown. Epochs and steps count from 1: the ones being worked on, or just finished.
 
-    `row` is the history row on `on_validation_end` and `on_epoch_end`; `loss` the newest known training loss; `samples`
-    the samples done in this epoch; `outcome` the metrics of the test on `on_test_end` and the result on `on_train_end`.
+    `row` is the history row on `on_validation_end` and `on_epoch_end`; `loss` the newest known training loss; `batch` and
+    `samples` the batches and samples done in this epoch (of a stream, samples that it says); `outcome` the metrics of the
+    test on `on_test_end` and the result on `on_train_end`. `epochs`, `steps_per_epoch` and `total_steps` are None where
+    nobody knows, and rest on an estimate where the training data's length is one.
     """
 
     step: int
     epoch: int
-    epochs: int
-    steps_per_epoch: int
+    epochs: int | None
+    steps_per_epoch: int | None
     samples: int
     elapsed_seconds: float
     monitor: str
@@ -53,10 +55,14 @@ class Info:
     row: Mapping[str, float | None] | None = None
     outcome: Mapping[str, Any] | None = None
     error: BaseException | None = None
+    batch: int = 0
+    max_steps: int | None = None
 
     @property
-    def total_steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+    def total_steps(self) -> int | None:
+        if self.max_steps is not None:
+            return self.max_steps
+        return None if self.epochs is None or self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
 
 
 class Hook:

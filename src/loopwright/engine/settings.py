@@ -16,6 +16,14 @@ class TrainSettings(Node):
     """How long and in what portions to train."""
 
     epochs: int = setting(50, "passes over the training split; 0 writes the run directory and returns", ge=0)
+    epoch_steps: int | None = setting(
+        None,
+        "an epoch is this many steps: when a pass ends inside it, the next begins; null: an epoch is one pass",
+        ge=1,
+    )
+    max_steps: int | None = setting(
+        None, "ends the run at this step, in place of `epochs`, and is the total of schedules; null is off", ge=1
+    )
     batch_size: int = setting(256, "samples of one optimizer step; the last batch of an epoch may be short", ge=1)
     clip_norm: float | None = setting(None, "largest gradient norm of an update (per group); null does not clip", gt=0)
     accumulate: int = setting(

@@ -95,8 +95,9 @@ def clip_gradients(params: list[nn.Parameter], clip_norm: float, norm: GradientN
 class TrainState:
     """Model, optimizers, position and history; and the loss, where it is a module.
 
-    `step` and `epoch` count finished ones, `batch` the finished batches of the epoch under way; `period` sums the steps
-    since the last history row.
+    `step` and `epoch` count finished ones, `batch` the finished batches of the epoch under way. `pass_index` and
+    `pass_batch` are the place in the data from which it goes on; without `train.epoch_steps` they are epoch and batch.
+    `period` sums the steps since the last history row.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class TrainState:
         self.step = 0
         self.epoch = 0
         self.batch = 0
+        self.pass_index = 0
+        self.pass_batch = 0
         self.history = History()
         self.period = Period([*self.groups])
         self.meters: Mapping[str, Meter] = {}
@@ -306,6 +309,7 @@ class TrainState:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
+            **({"pass": {"index": self.pass_index, "batch": self.pass_batch}} if self._passes_differ() else {}),
             "history": self.history.state_dict(),
             "period": self.period.state_dict(),
             **({"meters": {name: meter.state_dict() for name, meter in self.meters.items()}} if self.meters else {}),
@@ -329,6 +333,8 @@ class TrainState:
             scaler.load_state_dict(states if len(self.groups) == 1 else states[name])
         self.lr = None
         self.step, self.epoch, self.batch = saved["step"], saved["epoch"], saved["batch"]
+        place = saved.get("pass", {"index": self.epoch, "batch": self.batch})
+        self.pass_index, self.pass_batch = place["index"], place["batch"]
         self.history = History.from_state_dict(saved["history"])
         self.period = Period.from_state_dict(saved["period"], [*self.groups])
         for name, meter in self.meters.items():
@@ -336,6 +342,10 @@ class TrainState:
             if name in saved.get("meters", {}):
                 meter.load_state_dict(saved["meters"][name])
         restore_global_state(dict(saved))
+
+    def _passes_differ(self) -> bool:
+        """Whether epochs are something else than passes here: only then is there a place in the data to save."""
+        return (self.pass_index, self.pass_batch) != (self.epoch, self.batch)
 
     def _params(self, group: str) -> list[nn.Parameter]:
         try:

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from loopwright.engine.compute import device_of
 from loopwright.engine.finite import Diverged, explain
 from loopwright.engine.loss import Loss
+from loopwright.engine.passes import Passes
 from loopwright.engine.period import Scalar, StepInfo, Update
 from loopwright.engine.precision import Autocast, autocast
 from loopwright.engine.state import NotFinite, TrainState, is_empty
-from loopwright.engine.task import At, Loader, Task, dealt
+from loopwright.engine.task import At, Loader, Task
 from loopwright.errors import ConfigError
 from loopwright.streams import Streams, pin_torch
 
@@ -30,21 +31,26 @@ _BLOCK_KEYS = 64
 def steps(
     task: Task,
     state: TrainState,
-    loader: Loader,
+    loader: Loader | Passes,
     streams: Streams,
     *,
     lr: LearningRate,
     clip_norm: float | None = None,
     measure_norm: bool = False,
     accumulate: int = 1,
+    epoch_steps: int | None = None,
 ) -> Iterator[StepInfo]:
-    """Advance `state` to the end of the epoch it stands in, one step per item, from its batch on.
+    """Advance `state` to the end of the epoch it stands in, one step per item, from its place in the data on.
+
+    An epoch is a pass over the loader, or `epoch_steps` steps of passes that follow one another. `Passes` in place of a
+    loader go on with the pass that the epoch before has left open.
 
     Every step runs under randomness addressed by its number, so nothing that happens between two steps can shift it.
     Raises Diverged before an update with a non-finite loss (or gradient norm, where it is known), and RuntimeError
     where a task breaks an agreement (leaves grad mode, autocast or a reseeded generator behind a yield; yields nothing;
-    accumulates with several losses).
+    accumulates with several losses); DataError where a pass yields nothing.
     """
+    passes = loader if isinstance(loader, Passes) else Passes(loader)
     device = device_of(state.model)
     on_cpu = device.type == "cpu"
     # An accelerator whose updates can be masked is not waited for: its losses are checked when they are read back.
@@ -53,7 +59,9 @@ def steps(
     epoch = state.epoch + 1
     keys = _keys(streams, state.step + 1)
     cast = autocast(state.precision, device)
-    for batch, num_samples in dealt(loader, state.epoch, state.batch):
+    ended = False
+    while not ended:
+        batch, num_samples = passes.take(state.pass_index, state.pass_batch)
         step = state.step + 1
         rate = lr(state)
         if rate != state.lr:
@@ -97,9 +105,20 @@ def steps(
             raise Diverged(explain(state, bad, step, epoch, updated, clips=clip_norm is not None)) from None
         if not updates:
             raise RuntimeError("task.losses() yielded no loss for a batch; yield one Loss per update")
+        # After the update, where the next batch was always fetched: a loader that draws sees the same order of things.
+        more = passes.look_ahead()
         state.step = step
         state.batch += 1
+        state.pass_index, state.pass_batch = (
+            (state.pass_index, state.pass_batch + 1) if more else (state.pass_index + 1, 0)
+        )
+        ended = epoch_ended(state, epoch_steps)
         yield StepInfo(step, epoch, rate, updates, norm)
+
+
+def epoch_ended(state: TrainState, epoch_steps: int | None) -> bool:
+    """Whether the step that was just done is the last of its epoch."""
+    return state.pass_batch == 0 if epoch_steps is None else state.batch >= epoch_steps
 
 
 def _keys(streams: Streams, step: int) -> Iterator[int]:

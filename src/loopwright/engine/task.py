@@ -54,13 +54,15 @@ class At:
 class Loader(Protocol):
     """Batches of one split in addressed order.
 
-    `len(loader)` is the number of batches of an epoch, `num_samples` the number of samples in it. `epoch(index, start)`
-    yields the batches of epoch `index` (from 0) from batch `start` on, without replaying those before it. A loader that
-    deals samples may have a `dealt(index, start)`, which yields each batch with the number of samples dealt to it.
+    `epoch(index, start)` yields the batches of pass `index` (from 0) from batch `start` on, without replaying those before
+    it; what it yields is what ends the pass. `len(loader)` is the number of batches of a pass, which may be an estimate, and
+    raises TypeError where nobody knows (ask `num_batches`); `num_samples` the number of samples in it, None where nobody
+    knows. A loader that deals samples may have a `dealt(index, start)`, which yields each batch with the number of samples
+    dealt to it.
     """
 
     @property
-    def num_samples(self) -> int: ...
+    def num_samples(self) -> int | None: ...
     def __len__(self) -> int: ...
     def epoch(self, index: int, start: int = 0) -> Iterator[Any]: ...
     def head(self, num_samples: int) -> Loader:
@@ -68,8 +70,16 @@ class Loader(Protocol):
         ...
 
 
+def num_batches(loader: Loader) -> int | None:
+    """The batches of a pass, as far as they can be known without reading it; None for a stream without a length."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
 def dealt(loader: Loader, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
-    """The batches of an epoch, each with the number of samples dealt to it; None where the loader does not say."""
+    """The batches of a pass, each with the number of samples dealt to it; None where the loader does not say."""
     counted: Callable[[int, int], Iterator[tuple[Any, int | None]]] | None = getattr(loader, "dealt", None)
     if counted is not None:
         return counted(index, start)

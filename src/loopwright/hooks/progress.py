@@ -18,6 +18,7 @@ _REDRAW_SECONDS = 0.1
 class ProgressBar(Hook):
     """A tqdm bar over all optimizer steps: epoch, loss, the watched metrics, samples per second and the time left.
 
+    Where nobody knows how many steps there will be, the steps done are shown without a bar.
     `clock` gives seconds. A step on which nothing is drawn costs 0.1 us.
     """
 
@@ -42,8 +43,10 @@ class ProgressBar(Hook):
             mininterval=0,
             miniters=1,
             dynamic_ncols=True,
-            bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
-            desc=self._position(info),
+            bar_format="{desc}  step {n_fmt} [{elapsed}]{postfix}"
+            if info.total_steps is None
+            else "{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            desc=position(info),
         )
         self._epoch_began = (self._clock(), info.samples)
         self._due = self._clock() + _REDRAW_SECONDS
@@ -76,7 +79,7 @@ class ProgressBar(Hook):
             facts.append(self._watched)
         if now > began and info.samples > samples_before:
             facts.append(f"{(info.samples - samples_before) / (now - began):,.0f} samples/s")
-        self._bar.set_description_str(self._position(info), refresh=False)
+        self._bar.set_description_str(position(info), refresh=False)
         self._bar.set_postfix_str("  ".join(facts), refresh=False)
         self._bar.update(info.step - self._bar.n)
 
@@ -85,10 +88,6 @@ class ProgressBar(Hook):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    @staticmethod
-    def _position(info: Info) -> str:
-        return f"epoch {info.epoch}/{info.epochs}"
 
 
 class Lines(Hook):
@@ -101,7 +100,7 @@ class Lines(Hook):
         self._log = log or logging.getLogger("loopwright")
 
     def on_validation_end(self, info: Info) -> None:
-        if info.samples and info.row:  # within an epoch, whose end has a line of its own
+        if info.batch and info.row:  # within an epoch, whose end has a line of its own
             facts = [f"step {info.step}"]
             facts += [f"{name} {value:.4g}" for name, value in self._measured(info).items() if value is not None]
             self._log.info("%s", "  ".join(facts))
@@ -109,7 +108,9 @@ class Lines(Hook):
     def on_epoch_end(self, info: Info) -> None:
         row = info.row or {}
         shown = {"loss": row.get("train_loss"), **self._measured(info)}
-        facts = [f"epoch {info.epoch}/{info.epochs}"]
+        facts = [position(info)]
+        if info.total_steps is None or info.epochs is None:
+            facts.append(f"step {info.step}" + ("" if info.total_steps is None else f"/{info.total_steps}"))
         facts += [f"{name} {value:.4g}" for name, value in shown.items() if value is not None]
         speed = row.get("samples_per_second")
         if speed is not None:
@@ -119,6 +120,11 @@ class Lines(Hook):
     @staticmethod
     def _measured(info: Info) -> dict[str, float | None]:
         return {"val_loss": (info.row or {}).get("val_loss"), **watched(info)}
+
+
+def position(info: Info) -> str:
+    """The epoch, and of how many where that is known."""
+    return f"epoch {info.epoch}" if info.epochs is None else f"epoch {info.epoch}/{info.epochs}"
 
 
 def watched(info: Info) -> dict[str, float | None]:

@@ -18,8 +18,9 @@ _EPOCHS = 2
 class TimingProbe(Hook):
     """After the second whole epoch of this process, warn once if the run is projected to exceed `minutes`.
 
-    The projection is the time of those two epochs / 2 x the epochs asked for. An epoch that a resume entered in its
-    middle does not count. `clock` gives seconds.
+    The projection is the time of those two epochs / 2 x the epochs asked for (where only steps are known, their share of
+    the steps); there is none where neither is known. An epoch that a resume entered in its middle does not count. `clock`
+    gives seconds.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class TimingProbe(Hook):
         self.advice = advice
         self._clock = clock
         self._began: float | None = None
+        self._first_step = 0
         self._epochs_seen = 0
 
     def on_epoch_start(self, info: Info) -> None:
-        if self._began is None and info.samples == 0:
-            self._began = self._clock()
+        if self._began is None and info.batch == 0:
+            self._began, self._first_step = self._clock(), info.step
 
     def on_epoch_end(self, info: Info) -> None:
         if self._began is None or self._epochs_seen == _EPOCHS:
@@ -41,12 +43,18 @@ class TimingProbe(Hook):
         self._epochs_seen += 1
         if self._epochs_seen < _EPOCHS:
             return
-        projected = (self._clock() - self._began) / _EPOCHS * info.epochs / 60.0
+        if info.epochs is not None:
+            times, whole = info.epochs / _EPOCHS, f"{info.epochs} epochs"
+        elif info.total_steps is not None:
+            times, whole = info.total_steps / max(1, info.step - self._first_step), f"{info.total_steps} steps"
+        else:
+            return
+        projected = (self._clock() - self._began) * times / 60.0
         if projected > self.minutes:
             log.warning(
-                "this run is projected to take %.0f minutes (%d epochs), above %g; %s and go on there with: %s",
+                "this run is projected to take %.0f minutes (%s), above %g; %s and go on there with: %s",
                 projected,
-                info.epochs,
+                whole,
                 self.minutes,
                 self.advice,
                 f"loopwright resume {shlex.quote(info.run)}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from loopwright.engine.compute import device_of
 from loopwright.engine.evaluate import measured
 from loopwright.engine.hooks import Hook, Info
-from loopwright.engine.task import At, Split, Task
+from loopwright.engine.task import At, Split, Task, num_batches
 from loopwright.record.files import write_atomic
 from loopwright.streams import Streams, isolated
 
@@ -36,7 +36,7 @@ class EpochViews(Hook):
         self.task, self.streams, self.folder = task, streams, folder
 
     def on_start(self, info: Info) -> None:
-        finished = info.epoch - bool(info.samples)
+        finished = info.epoch - bool(info.batch)
         for path in self.folder.glob("*.npz"):
             found = _NAME.fullmatch(path.name)
             if found and int(found[1]) > finished:
@@ -60,7 +60,7 @@ def views(
 ) -> Mapping[str, Tensor]:
     """The task's views of a split's first samples; none where there is no such split. The training does not notice."""
     loader = task.loader(split) if has_views(task) else None  # no sample is fetched for nothing
-    if loader is None or not len(loader):
+    if loader is None or num_batches(loader) == 0:
         return {}
     first = loader.head(NUM_SAMPLES)
 

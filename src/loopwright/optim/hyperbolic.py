@@ -54,8 +54,8 @@ class _Hyperbolic(ScheduleConfig):
         length = self.max_iter or max(total, 1)
         return self.scale(base_lr, h(min(position, length), length, self.upper_bound) - h(0, length, self.upper_bound))
 
-    def build(self, total_steps: int, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
-        length = self.max_iter or self.length(total_steps, steps_per_epoch)
+    def build(self, total_steps: int | None, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
+        length = self.max_iter or self.length(total_steps, steps_per_epoch) or 0
         problems = []
         if self.upper_bound < length:
             problems.append(

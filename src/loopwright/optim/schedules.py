@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -44,9 +44,12 @@ class ScheduleConfig(Node):
     def lr(self, position: int, total: int, base_lr: float) -> float:
         """The rate at a position (from 0) of `total` steps or epochs, whichever `every` says."""
 
-    def build(self, total_steps: int, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
-        """The schedule of one run. `mode` is the direction of the monitored metric. Raises ConfigError."""
-        total = self.length(total_steps, steps_per_epoch)
+    def build(self, total_steps: int | None, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
+        """The schedule of one run. `mode` is the direction of the monitored metric. Raises ConfigError.
+
+        `total_steps` is None where nobody knows it, which only a schedule is given that does not depend on the total.
+        """
+        total: Any = self.length(total_steps, steps_per_epoch)
         rate = self.lr
 
         def schedule(position: int, values: Sequence[float] = ()) -> float:
@@ -54,9 +57,11 @@ class ScheduleConfig(Node):
 
         return schedule
 
-    def length(self, total_steps: int, steps_per_epoch: int) -> int:
-        """The length of the run in this schedule's unit."""
-        return total_steps if self.every == "step" else -(-total_steps // max(1, steps_per_epoch))
+    def length(self, total_steps: int | None, steps_per_epoch: int) -> int | None:
+        """The length of the run in this schedule's unit; None where nobody knows."""
+        return (
+            total_steps if total_steps is None or self.every == "step" else -(-total_steps // max(1, steps_per_epoch))
+        )
 
 
 @register("schedule", "constant")
@@ -188,7 +193,7 @@ class Plateau(ScheduleConfig):
                 cooldown, bad = self.cooldown, 0
         return lr
 
-    def build(self, total_steps: int, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
+    def build(self, total_steps: int | None, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
         def schedule(position: int, values: Sequence[float] = ()) -> float:
             return self.lr_after(values, base_lr, mode)
 

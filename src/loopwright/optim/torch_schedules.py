@@ -90,11 +90,13 @@ class TorchSchedule(ScheduleConfig):
     def lr(self, position: int, total: int, base_lr: float) -> float:
         return self._rates(total, base_lr)(position)
 
-    def build(self, total_steps: int, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
+    def build(self, total_steps: int | None, steps_per_epoch: int, base_lr: float, mode: Mode = "min") -> Schedule:
         return self._rates(self.length(total_steps, steps_per_epoch), base_lr)
 
-    def _rates(self, total: int, base_lr: float) -> Schedule:
-        scheduler = self._scheduler(max(total, 1), base_lr)
+    def _rates(self, total: int | None, base_lr: float) -> Schedule:
+        scheduler = self._scheduler(max(total or 0, 1), base_lr)
+        if self.name == "OneCycleLR" and total is None:
+            total = scheduler.total_steps  # given in `args`: beyond it the class refuses to be stepped
         if self.name == "OneCycleLR" and scheduler.total_steps < total:
             raise ConfigError(
                 f"schedule.args.total_steps is {scheduler.total_steps} but the run has {total} {self.every}s; "
@@ -104,7 +106,7 @@ class TorchSchedule(ScheduleConfig):
         rates: array[float] = array("d", [scheduler.get_last_lr()[0]])
 
         def schedule(position: int, values: Sequence[float] = ()) -> float:
-            position = min(position, total)
+            position = position if total is None else min(position, total)
             while len(rates) <= position:
                 scheduler.step()
                 rates.append(scheduler.get_last_lr()[0])

@@ -102,7 +102,7 @@ def resolve(
         "metrics": metrics,
         "directions": directions,
         "monitor": recipe.monitor,
-        "epochs_per_seed": max(one.train.epochs for one in made.values() if one is not None),
+        "epochs_per_seed": max(_most_epochs(one) for one in made.values() if one is not None),
         "seeds": list(recipe.seeds or (recipe.seed,)),
         "gated": bool(recipe.stop.gate),
         "overrides": list(overrides),
@@ -115,6 +115,12 @@ def resolve(
     with quietly():
         resolved.sampler.build(0, resolved.space, {})
     return resolved, recipe
+
+
+def _most_epochs(recipe: Recipe) -> int:
+    """The most epochs that a run may have; where `train.max_steps` ends it, none has less than one step."""
+    train = recipe.train
+    return train.epochs if train.max_steps is None else -(-train.max_steps // (train.epoch_steps or 1))
 
 
 def _training(recipe: Recipe) -> str:

@@ -79,8 +79,12 @@ def _estimate(plan: Plan, left: Sequence[Point], confirmed: int, timing: Probe) 
         return
     for kind, point in timed:
         yield from _timed(point, timings[kind])
-    mean = sum(each.seconds for each in timings.values()) / len(timings)
-    seconds = [timings[kind].seconds if (kind := _kind(point)) in timings else mean for point in left]
+    known = {kind: each.seconds for kind, each in timings.items() if each.seconds is not None}
+    if len(known) < len(timings):
+        yield "how long they take is not known, for the training data have no length; train.max_steps gives them one"
+        return
+    mean = sum(known.values()) / len(known)
+    seconds = [known.get(_kind(point), mean) for point in left]
     again = [sum(seconds) / len(seconds)] * confirmed
     workers = _workers(plan, next(iter(timings.values())).device)
     runs, name = _some(len(left) + confirmed, "run"), getattr(plan.launcher, "name", "")
@@ -103,8 +107,11 @@ def _timed(point: Point, timing: Timing) -> Iterator[str]:
     rules = f"; it may stop earlier ({', '.join(timing.may_stop)})" if timing.may_stop else ""
     if timing.budget_seconds is not None:
         rules += f"; stop.budget ends it after {_time(timing.budget_seconds)}"
-    extent = f"{_some(timing.epochs, 'epoch')}, {_some(timing.steps, 'step')}"
-    yield f"  a run of {extent}: about {_time(timing.seconds)}{rules}"
+    counted = [
+        _some(number, what) for number, what in ((timing.epochs, "epoch"), (timing.steps, "step")) if number is not None
+    ]
+    about = "nobody knows how many steps" if timing.seconds is None else f"about {_time(timing.seconds)}"
+    yield f"  a run of {', '.join(counted)}: {about}{rules}"
 
 
 def _elapsed(seconds: Sequence[float], workers: int) -> float:

@@ -12,7 +12,9 @@ from loopwright.config.durations import Duration
 from loopwright.config.schema import Recipe
 from loopwright.engine.compute import computing, resolve_device
 from loopwright.engine.evaluate import evaluate
+from loopwright.engine.extent import extent
 from loopwright.engine.finite import Diverged
+from loopwright.engine.passes import Passes
 from loopwright.engine.plan import Plan
 from loopwright.engine.steps import steps
 from loopwright.streams import isolated
@@ -30,8 +32,9 @@ class Timing:
     steps_timed: int
     step_seconds: float
     evaluation_seconds: float
-    epochs: int
-    steps: int
+    # None where nobody knows.
+    epochs: int | None
+    steps: int | None
     # Evaluations of the size of val: each validation, and the tests with the last and the best weights.
     evaluations: float
     # Seconds after which `stop.budget` ends the training.
@@ -40,8 +43,10 @@ class Timing:
     may_stop: tuple[str, ...] = ()
 
     @property
-    def seconds(self) -> float:
-        """The whole run, if no rule stops it early."""
+    def seconds(self) -> float | None:
+        """The whole run, if no rule stops it early; None where nobody knows how many steps it has."""
+        if self.steps is None:
+            return None
         training = self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds
         return self.build_seconds + min(training, self.budget_seconds or math.inf)
 
@@ -79,16 +84,18 @@ def _steps(built: Built, wanted: Plan, seconds: float, now: Callable[[], float])
     loader = built.task.loader("train")
     done, first, began = 0, 0.0, now()
     try:
-        while loader is not None and state.epoch < train.epochs:
+        passes = None if loader is None else Passes(loader)
+        while passes is not None and state.epoch < train.epochs:
             for info in steps(
                 built.task,
                 state,
-                loader,
+                passes,
                 built.streams,
                 lr=wanted.lr,
                 clip_norm=train.clip_norm,
                 measure_norm=wanted.measure_norm,
                 accumulate=train.accumulate,
+                epoch_steps=train.epoch_steps,
             ):
                 _ = info.loss  # waits for the device
                 done += 1
@@ -116,29 +123,34 @@ def _evaluation(built: Built, now: Callable[[], float]) -> float:
     return 0.0
 
 
-def _extent(built: Built) -> tuple[int, int]:
-    """Epochs and steps of the whole run, as `stop.budget` allows."""
-    train, budget = built.recipe.train, built.recipe.stop.budget
-    loader = built.task.loader("train")
-    per_epoch = len(loader) if loader is not None else 0
-    epochs = train.epochs
+def _extent(built: Built) -> tuple[int | None, int | None]:
+    """Epochs and steps of the whole run, as `stop.budget` allows; None where nobody knows."""
+    budget = built.recipe.stop.budget
+    per_epoch, epochs, num_steps = extent(built.recipe.train, built.task.loader("train"))
     if budget is not None and budget.unit == "epochs":
-        epochs = min(epochs, int(budget.amount))
-    num_steps = epochs * per_epoch
+        epochs = _less(epochs, int(budget.amount))
+        num_steps = num_steps if per_epoch is None else _less(num_steps, epochs * per_epoch)
     if budget is not None and budget.unit == "steps":
-        num_steps = min(num_steps, int(budget.amount))
-        epochs = min(epochs, math.ceil(num_steps / per_epoch) if per_epoch else 0)
+        num_steps = _less(num_steps, int(budget.amount))
+        epochs = epochs if per_epoch is None else _less(epochs, math.ceil(num_steps / per_epoch) if per_epoch else 0)
     return epochs, num_steps
 
 
-def _evaluations(built: Built, epochs: int, num_steps: int) -> float:
+def _less(known: int | None, bound: int) -> int:
+    return bound if known is None else min(known, bound)
+
+
+def _evaluations(built: Built, epochs: int | None, num_steps: int | None) -> float:
     if not num_steps:
         return 0.0
     every: Duration = built.recipe.train.validate_every
     val, test = built.task.loader("val"), built.task.loader("test")
-    validations = 0 if val is None else math.ceil((epochs if every.unit == "epochs" else num_steps) / every.amount)
-    tests = 0.0 if test is None else 2.0 if val is None else 2.0 * test.num_samples / val.num_samples
-    return validations + tests
+    often = epochs or 1 if every.unit == "epochs" else num_steps
+    validations = 0 if val is None else math.ceil(often / every.amount)
+    if test is None:
+        return validations
+    measured, held = None if val is None else val.num_samples, test.num_samples
+    return validations + (2.0 * held / measured if measured and held is not None else 2.0)
 
 
 def _may_stop(recipe: Recipe) -> tuple[str, ...]:

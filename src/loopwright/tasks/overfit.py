@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopwright.engine.task import At, Loader, Split, Task, dealt
+from loopwright.engine.task import At, Loader, Split, Task, dealt, num_batches
 from loopwright.models.dropout import without_dropout
 from loopwright.tasks.wrapped import WrappedTask
 
@@ -18,7 +18,8 @@ class Overfit(WrappedTask):
 
     A task that judges a split otherwise than sample by sample (by generating) is measured by its samples here, so `best`
     may follow another metric: its own monitor where that is one of samples, else the loss. An epoch keeps about as many
-    steps as it has without this switch, so that epochs last as long: it goes over the few samples again and again.
+    steps as it has without this switch, so that epochs last as long: it goes over the few samples again and again. Where
+    that number is not known, a pass over them is one.
     """
 
     def __init__(self, task: Task, num_samples: int) -> None:
@@ -36,7 +37,9 @@ class Overfit(WrappedTask):
         if train is None:
             return None
         head = train.head(self.num_samples)
-        return Repeated(head, -(-len(train) // len(head))) if split == "train" and len(head) else head
+        if split != "train" or num_batches(head) == 0:
+            return head
+        return Repeated(head, -(-(num_batches(train) or 1) // (num_batches(head) or 1)))
 
     def evaluate(self, model: nn.Module, split: Split, at: At) -> dict[str, float | None] | None:
         return Task.evaluate(self, model, split, at)  # over these few samples, not over the inner task's split
@@ -60,14 +63,15 @@ class Overfit(WrappedTask):
 
 
 class Repeated:
-    """A loader whose epoch is `times` epochs of another one."""
+    """A loader whose pass is `times` passes of another one."""
 
     def __init__(self, loader: Loader, times: int) -> None:
         self.loader, self.times = loader, times
 
     @property
-    def num_samples(self) -> int:
-        return self.times * self.loader.num_samples
+    def num_samples(self) -> int | None:
+        each = self.loader.num_samples
+        return None if each is None else self.times * each
 
     def __len__(self) -> int:
         return self.times * len(self.loader)
@@ -82,7 +86,8 @@ class Repeated:
 
     def dealt(self, index: int, start: int = 0) -> Iterator[tuple[Any, int | None]]:
         """The same batches, each with the number of samples dealt to it."""
-        skipped, start = divmod(start, len(self.loader))
+        each = num_batches(self.loader)
+        skipped, start = (0, start) if each is None else divmod(start, each)
         for number in range(skipped, self.times):
             yield from dealt(self.loader, index * self.times + number, start)
             start = 0

@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from loopwright.engine.compute import computing
 from loopwright.engine.evaluate import evaluate, measured
 from loopwright.engine.outcome import Outcome
 from loopwright.engine.steps import steps
-from loopwright.engine.task import At, Loader, Task
+from loopwright.engine.task import At, Loader, Task, num_batches
 from loopwright.engine.weights import content_hash
 from loopwright.experiment import run
 from loopwright.models.base import SequenceModel
@@ -62,14 +63,24 @@ def short_recipe(task: TaskConfig | Recipe, model: Node | str | None = None) -> 
         tree = {"task": task, "model": model}
     tree |= {"device": "cpu", "plots": "none", "record": {"code": False, "console_every": 0}}
     first = parse(tree)
-    train = {"epochs": 2, "overfit": 0, "validate_every": Duration.parse("1 epochs")}
+    train = {
+        "epochs": 2,
+        "epoch_steps": None,
+        "max_steps": None,
+        "overfit": 0,
+        "validate_every": Duration.parse("1 epochs"),
+    }
     probe = first.task.build(first.model, batch_size=first.train.batch_size, streams=Streams(0), device=_CPU)
     loader = probe.loader("train")
-    held(loader is not None and loader.num_samples > 1, 'loader("train") gives fewer than two samples to train on')
+    held(loader is not None, 'loader("train") gives nothing to train on')
     samples = loader.num_samples
-    size = max(1, -(-samples // _STEPS_PER_EPOCH))
-    # A last batch of one sample has no variance, which a batch normalisation wants.
-    train["batch_size"] = size + (samples % size == 1)
+    if samples is None:
+        train["epoch_steps"] = _STEPS_PER_EPOCH  # a stream, which may have no end
+    else:
+        held(samples > 1, 'loader("train") gives fewer than two samples to train on')
+        size = max(1, -(-samples // _STEPS_PER_EPOCH))
+        # A last batch of one sample has no variance, which a batch normalisation wants.
+        train["batch_size"] = size + (samples % size == 1)
     stop = {"monitor": "train_loss"} if probe.loader("val") is None else {}
     return parse({**tree, "train": first.train.model_copy(update=train), "stop": stop})
 
@@ -110,12 +121,18 @@ def _check_building(recipe: Recipe) -> None:
 def _check_loader(built: Built) -> None:
     loader = built.task.loader("train")
     assert loader is not None
-    batches = [content_hash(tree_leaves(batch)) for batch in loader.epoch(0)]
-    held(len(batches) == len(loader), f"len(loader) is {len(loader)}, but an epoch has {len(batches)} batches")
+    length = num_batches(loader)
+
+    def read(start: int = 0) -> list[str]:
+        some = islice(loader.epoch(0, start), None if length is not None else _STEPS_PER_EPOCH - start)
+        return [content_hash(tree_leaves(batch)) for batch in some]
+
+    batches = read()
+    held(length in (None, len(batches)), f"len(loader) is {length}, but an epoch has {len(batches)} batches")
     with _draws():
-        again = [content_hash(tree_leaves(batch)) for batch in loader.epoch(0)]
+        again = read()
     held(batches == again, "loader.epoch(0) gives other batches the second time; its order is a function of the epoch")
-    late = [content_hash(tree_leaves(batch)) for batch in loader.epoch(0, 1)]
+    late = read(1)
     held(late == batches[1:], "loader.epoch(0, start=1) is not epoch(0) without its first batch")
 
 
