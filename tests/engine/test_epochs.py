@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -442,3 +445,27 @@ def test_two_passes_at_one_time_with_workers(kind: str) -> None:
 
 def test_the_estimate_is_not_believed() -> None:
     assert len({len(list(Buckets())) for _ in range(20)} | {len(Buckets())}) > 1
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("growing", 2), ("buckets", 0)])
+def test_a_kill_in_the_middle_of_a_pass(kind: str, workers: int, tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys, torch, loopwright\n"
+        "from support.streams import loader\n"
+        "class Kill(loopwright.Hook):\n"
+        "    def on_step_end(self, info):\n"
+        "        if info.step == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"train = loader({kind!r}, {workers})\n"
+        "loopwright.fit(lambda: torch.nn.Linear(3, 1), torch.nn.MSELoss(), train=train, epochs=4, epoch_steps=4,\n"
+        "    batch_size=4, device='cpu', plots='none', out=sys.argv[1], resume=True, hooks=[Kill()],\n"
+        "    record={'code': False, 'checkpoint_every': '1 steps'})\n"
+    )
+
+    def train(out: str, kill_at: int) -> int:
+        command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / out), str(kill_at)]
+        return subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False).returncode
+
+    assert train("whole", 99) == 0
+    assert train("cut", 6) == -signal.SIGKILL and train("cut", 11) == -signal.SIGKILL and train("cut", 99) == 0
+    (whole,), (cut,) = ((tmp_path / out / "fit").glob("2*") for out in ("whole", "cut"))
+    assert_same(str(whole), str(cut))

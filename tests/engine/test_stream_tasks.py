@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loopwright import ConfigError
+from loopwright import ConfigError, verify
 from loopwright.experiment import run
 from loopwright.rehearsal import rehearse
 from loopwright.resuming import resume_run
@@ -94,3 +94,10 @@ def test_the_most_epochs_of_a_trial() -> None:
     assert _most_epochs(stream_recipe()) == 3
     assert _most_epochs(stream_recipe(train={"max_steps": 10})) == 10
     assert _most_epochs(stream_recipe(train={"max_steps": 10, "epoch_steps": 4})) == 3
+
+
+def test_a_run_that_max_steps_ended_is_verified(tmp_path: Path) -> None:
+    wanted = stream_recipe(ENDLESS, train={"epoch_steps": 4, "max_steps": 10})
+    ended = run(wanted, out=tmp_path)
+    assert ended.run is not None
+    assert verify(ended.run, allow_import=["support"]).identical
