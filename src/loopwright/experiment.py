@@ -38,6 +38,7 @@ from loopwright.hooks.timing_probe import TimingProbe
 from loopwright.hooks.trackers import finish, tracking
 from loopwright.hooks.views import EpochViews, has_views, views, write_arrays
 from loopwright.mistakes import mistakes_explained
+from loopwright.record.checkpoint import fits
 from loopwright.record.files import write_atomic, write_json
 from loopwright.record.index import Index
 from loopwright.record.provenance import Provenance, drift, pip_freeze
@@ -98,7 +99,8 @@ def take_last_weights(task: Task, model: nn.Module, run: Path) -> None:
     """Load the last weights of a finished run: a caller's modules end with them, trained now or earlier."""
     index = Index.read(run / "checkpoints")
     if index.last is not None:
-        load_saved(model, task.loss_module, index.load(index.last))
+        with fits(index.folder / index.last.file):
+            load_saved(model, task.loss_module, index.load(index.last))
 
 
 def _train(

@@ -246,9 +246,14 @@ class SGD(_Fused, torch.optim.SGD):
 
     def _plain_step(self, closure: Callable[[], float] | None) -> float | None:
         for group in self.param_groups:
-            if group["fused"] and any(p.grad is not None and p.grad.is_sparse for p in group["params"]):
+            sparse = [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]
+            if sparse and group["fused"]:
                 # torch's fused SGD takes no sparse gradients; its other variants do, and can leave no update out.
                 group["fused"], self._step_supports_amp_scaling, self.found_inf = False, False, None
+            if sparse and group["momentum"] != 0 and group["dampening"] == 0 and not group["nesterov"]:
+                # A dense buffer: torch's own is sparse, grows with each step, and no checkpoint can hold it.
+                for p in sparse:
+                    self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
         # torch's fused SGD fails where some parameters have a momentum buffer and others do not yet (torch 2.13).
         # Without dampening a buffer of zeros gives what the other variants compute: the first gradient.
         for group in self.param_groups:
