@@ -412,12 +412,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
 
 
-def num_rows(batch: Any) -> int:
-    while isinstance(batch, list | tuple | dict):
-        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[-1]
-    return len(batch)
-
-
 def _length(dataset: Any) -> int | None:
     """The samples of a dataset, None where it has no length."""
     try:
