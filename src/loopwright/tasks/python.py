@@ -106,7 +106,7 @@ class SupervisedTask(Task):
         predicted = model(*inputs)
         mean, count, means = self._loss(predicted, target)
         if count is None:
-            if at.micro and not self._said:
+            if at.micro and self._count is None and not self._said:
                 self._say_what_is_accumulated()
             count = self._weight(batch, at)
         parts = {name: _weighted(one, count) for name, one in means.items()}
