@@ -45,7 +45,10 @@ def claim(
         if newest is not None:
             ended = newest.result
             if ended is not None and ended.get("status") not in ("interrupted", "failed"):
-                log.info("already finished (%s): nothing is trained again; --new starts afresh", ended.get("status"))
+                log.info(
+                    "already finished (%s): nothing is trained again; --new (resume=False) starts afresh",
+                    ended.get("status"),
+                )
                 _say_what_changed_on_the_way(newest)
                 if built.arguments is None:
                     _say_what_code_differs(newest)

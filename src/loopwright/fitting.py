@@ -73,6 +73,14 @@ def fitting(
     streams = Streams(seed)
     stop = {"monitor": None if val is not None else "train_loss", **(recipe.pop("stop", None) or {})}
     monitored = str(stop.get("monitor") or "").removeprefix("val_")
+    gate = stop.get("gate")
+    followed = (
+        [monitored, *(str(key).removeprefix("val_") for key in gate)] if isinstance(gate, Mapping) else [monitored]
+    )
+    for column in followed:
+        of = [name for name in functions if column.startswith(f"{name}_")]
+        if column not in directions and of:  # one of the columns of a metric that has several
+            directions[column] = directions.get(max(of, key=len))
     if monitored in directions and directions[monitored] is None:
         directions[monitored] = stop.get("mode")  # who follows it has said which way is better
     if monitored in directions and directions[monitored] is None:

@@ -36,7 +36,8 @@ def _one_sample(built: Built, error: Exception) -> DataError | None:
     if "Expected more than 1 value per channel when training" not in str(error):
         return None
     train, loader = built.recipe.train, built.task.loader("train")
-    samples = "the" if loader is None else f"{loader.num_samples:,}"
+    number = None if loader is None else loader.num_samples
+    samples = "an unknown number of" if number is None else f"{number:,}"
     parts = f" cut into {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
     return DataError(
         f"a batch of one sample came to a BatchNorm, which needs at least two in training: {samples} samples, "

@@ -81,7 +81,7 @@ def test_what_a_new_column_asks_of_the_disk(asked: dict[str, list[Operation]], t
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [FAULTS[0], *(pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS[1:])])
 def test_every_operation_of_a_new_column_goes_wrong_once(
     tmp_path: Path, whole: Path, asked: dict[str, list[Operation]], table: str, fault: str
 ) -> None:

@@ -28,7 +28,7 @@ from torch.utils.data import (
 )
 
 import loopwright
-from loopwright.data.loaders import MapLoader, ReplayedLoader, make_loader, num_rows
+from loopwright.data.loaders import MapLoader, ReplayedLoader, make_loader
 from loopwright.data.tensors import TensorLoader
 from loopwright.engine.task import num_batches
 from loopwright.streams import Streams, global_state
@@ -293,11 +293,6 @@ def test_data_that_cannot_be_used(given: Any, message: str) -> None:
         load(given)
 
 
-def test_the_rows_of_a_batch_whatever_it_is_nested_in() -> None:
-    x = torch.zeros(7, 2)
-    assert [num_rows(batch) for batch in (x, (x[:3], x), [{"a": x}], {"a": x, "b": x})] == [7] * 4
-
-
 def order_of(epoch: int, seed: int = 7) -> list[int]:
     return torch.randperm(22, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
 
@@ -475,3 +470,63 @@ def test_a_training_with_a_counting_sampler_resumes_exactly(tmp_path: Path) -> N
     whole = train("whole")
     assert train("cut", Signal(8)).status == "interrupted"  # the second batch of the second epoch
     assert train("cut").weights_sha256 == whole.weights_sha256
+
+
+class Held(IterableDataset[Any]):
+    """Draws from a generator of its own, which a wrapper holds under any name."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(8):
+            yield torch.rand(3, generator=self.generator)
+
+
+class Around(IterableDataset[Any]):
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.inner)
+
+
+class Global(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(8):
+            yield torch.rand(3)
+
+
+def test_generators_of_streams_and_their_loaders_stand_at_an_address() -> None:
+    """A pass is the same, whatever passes were read before it."""
+    for make in (
+        lambda: DataLoader(Around(Held()), batch_size=4),
+        lambda: DataLoader(Global(), batch_size=4, num_workers=2, generator=torch.Generator().manual_seed(3)),
+    ):
+        fresh, used = (ReplayedLoader(make(), Streams(1), "train", CPU) for _ in range(2))
+        for index in range(2):
+            list(used.epoch(index))
+        assert torch.equal(torch.cat(list(fresh.epoch(2))), torch.cat(list(used.epoch(2))))
+
+
+class Passes(IterableDataset[Any]):
+    """Counts its passes by itself."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return 3  # an estimate, less than a batch
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return iter(torch.full((8, 2), float(self.passes)))
+
+
+def test_what_a_stream_counts_by_itself_is_said_and_no_estimate_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    loader = ReplayedLoader(DataLoader(Passes(), batch_size=4, drop_last=True), Streams(1), "train", CPU)
+    assert num_batches(loader) is None
+    for index in range(2):
+        assert len(list(loader.epoch(index))) == 2
+    (line,) = [record.message for record in caplog.records if "which no resume can restore" in record.message]
+    assert line.startswith("Passes changes its passes from epoch to epoch")

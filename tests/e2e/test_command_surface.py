@@ -94,6 +94,7 @@ EXPORTS = {
     "sweep",
     "train",
     "verify",
+    "whole_split",
 }
 # A fresh interpreter runs each statement and says which of the heavy packages it has imported since.
 _IMPORTS = """

@@ -447,6 +447,7 @@ def test_the_estimate_is_not_believed() -> None:
     assert len({len(list(Buckets())) for _ in range(20)} | {len(Buckets())}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "workers"), [("growing", 2), ("buckets", 0)])
 def test_a_kill_in_the_middle_of_a_pass(kind: str, workers: int, tmp_path: Path) -> None:
     script = (

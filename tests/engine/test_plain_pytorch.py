@@ -306,3 +306,13 @@ def test_a_task_with_lazy_layers_is_refused() -> None:
     task = SupervisedTask(Lazy, F.mse_loss, {}, {}, {}, "")
     with pytest.raises(ConfigError, match=r"the task's model has lazy layers \(.*\); call it once with a batch"):
         build(recipe, torch.device("cpu"), task)
+
+
+def test_one_sample_of_a_stream_in_a_batchnorm_is_one_line() -> None:
+    class Nine(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter([(torch.randn(3), torch.randn(1)) for _ in range(9)])
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    with pytest.raises(DataError, match=r"an unknown number of samples, train.batch_size=8"):
+        loopwright.fit(net, nn.MSELoss(), train=Nine(), batch_size=8, epochs=1, record={"save": False}, device="cpu")

@@ -51,6 +51,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
 
 
+@pytest.mark.slow
 def test_every_family_is_drawn_twice_alike_and_changes_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,6 +26,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     TensorDataset,
@@ -126,7 +127,7 @@ class MapLoader:
         subset = Subset(self._dataset, range(known))
         smaller = DataLoader(
             subset,
-            batch_size=None if self._unbatched else given.batch_size or 1,
+            batch_size=None if self._unbatched else given.batch_size or len(next(self._order(0))),
             shuffle=self._shuffle,
             collate_fn=given.collate_fn,
             num_workers=given.num_workers,
@@ -202,25 +203,12 @@ class MapLoader:
             found = found or bool(some)
             if len(some) < _READ_AHEAD:
                 break
-        self._warn_of_state(samplers, before)
+        self._warned = self._warned or _warned_of_state(samplers, before)
         if not found:
             raise DataError(
                 f"the sampler of the {self._split} data yields no batch in pass {epoch + 1}; `__iter__` must return a new "
                 "iterator every time it is called"
             )
-
-    def _warn_of_state(self, samplers: list[Any], before: list[dict[str, Any]]) -> None:
-        """Say once what a sampler counts by itself: a resume, which begins with a new sampler, cannot know it."""
-        for sampler, held in zip(samplers, before, strict=True):
-            changed = [name for name, value in _counters(sampler).items() if held.get(name, value) != value]
-            if changed and not self._warned:
-                self._warned = True
-                log.warning(
-                    "%s changes its %s from epoch to epoch, which no resume can restore; give it set_epoch(epoch), or call "
-                    "the counter `epoch`",
-                    type(sampler).__name__,
-                    ", ".join(changed),
-                )
 
     def _open(self) -> tuple[DataLoader[Any], _Places]:
         given, places = self._given, _Places()
@@ -269,12 +257,14 @@ class ReplayedLoader:
         self._sized = loader.batch_size is not None and type(loader).__iter__ is DataLoader.__iter__
         self._heads: dict[int, _Head] = {}
         self._opened = 0
+        self._warned = False
 
     def __len__(self) -> int:
         samples, size = self.num_samples, self._given.batch_size or 1
-        if samples is None:
+        batches = 0 if samples is None else samples // size if self._given.drop_last else -(-samples // size)
+        if not batches:  # an estimate of none is no estimate
             raise TypeError(f"{type(self._given.dataset).__name__} has no length")
-        return samples // size if self._given.drop_last else -(-samples // size)
+        return batches
 
     @property
     def num_samples(self) -> int | None:
@@ -319,6 +309,8 @@ class ReplayedLoader:
         )  # so that no pass ends another, and no workers keep the dataset of the one before
         loader._iterator = None
         loader._IterableDataset_len_called = None  # torch would warn of a length that is an estimate
+        if loader.generator is not None:  # workers get their seeds from it, and it would remember the passes before
+            loader.generator = self._streams.generator("iterable", self._split, epoch, "loader")
         if self._sized:
             loader.collate_fn = _Sized(loader.collate_fn)
         with self._streams.fork("iterable", self._split, epoch):
@@ -326,12 +318,14 @@ class ReplayedLoader:
             _tell_epoch(datasets, epoch)
             for dataset in datasets:
                 _address_generators(dataset, self._streams, "iterable", self._split, epoch)
+            before = [_counters(dataset) for dataset in datasets]
             batches = iter(loader)
             own = _OwnState(datasets)
         while True:
             with own.reading():
                 read: Any = next(batches, _END)
             if read is _END:
+                self._warned = self._warned or _warned_of_state(datasets, before)
                 return
             size, batch = read if self._sized else (None, read)
             yield size, batch
@@ -420,6 +414,9 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
+_HOLDING = ("dataset", "datasets", "sampler", "batch_sampler")
+
+
 def _with_inner(*holders: Any) -> list[Any]:
     """These samplers, or datasets, and those of their kind that they wrap."""
     found: dict[int, Any] = {}
@@ -428,9 +425,10 @@ def _with_inner(*holders: Any) -> list[Any]:
         holder = waiting.pop(0)
         if id(holder) not in found and hasattr(holder, "__dict__"):
             found[id(holder)] = holder
-            of_its_kind = ("dataset", "datasets") if isinstance(holder, Dataset) else ("sampler", "batch_sampler")
-            for inner in (vars(holder).get(name) for name in of_its_kind):
-                waiting += inner if isinstance(inner, list | tuple) else [inner]
+            kind = Dataset if isinstance(holder, Dataset) else Sampler
+            for name, inner in vars(holder).items():
+                if name in _HOLDING or isinstance(inner, kind):
+                    waiting += inner if isinstance(inner, list | tuple) else [inner]
     return list(found.values())
 
 
@@ -476,8 +474,23 @@ def _address_generators(holder: Any, streams: Streams, *address: str | int) -> N
             own.seed(key)
 
 
+def _warned_of_state(holders: list[Any], before: list[dict[str, Any]]) -> bool:
+    """Say what a sampler or stream counts by itself: a resume, which begins with a new one, cannot know it."""
+    for holder, held in zip(holders, before, strict=True):
+        changed = [name for name, value in _counters(holder).items() if held.get(name, value) != value]
+        if changed:
+            log.warning(
+                "%s changes its %s from epoch to epoch, which no resume can restore; give it set_epoch(epoch), or call "
+                "the counter `epoch`",
+                type(holder).__name__,
+                ", ".join(changed),
+            )
+            return True
+    return False
+
+
 def _counters(sampler: Any) -> dict[str, Any]:
-    """What a sampler may count in: its plain attributes, but for the epoch, which it is told."""
+    """What a sampler or stream may count in: its plain attributes, but for the epoch, which it is told."""
     return {name: value for name, value in vars(sampler).items() if type(value) in (int, float) and name != "epoch"}
 
 

@@ -27,6 +27,7 @@ from loopwright.engine.stop import Stop, first_stop
 from loopwright.engine.task import Split, Task, num_batches
 from loopwright.engine.untrained import untrained
 from loopwright.engine.weights import weights_hash
+from loopwright.errors import ConfigError
 from loopwright.streams import Streams
 
 log = logging.getLogger("loopwright")
@@ -172,7 +173,12 @@ class _Loop:
         epoch = state.epoch + 1
         row: Row = {"epoch": epoch, "step": state.step, "lr": state.lr, **state.period.means()}
         for meter in state.meters.values():
-            row |= {f"train_{name}": value for name, value in meter.compute().items()}
+            measured = {f"train_{name}": value for name, value in meter.compute().items()}
+            if both := row.keys() & measured.keys():
+                raise ConfigError(
+                    f"`train_metrics` has the column {min(both)!r}, which there is already; give it another name"
+                )
+            row |= measured
             meter.reset()
         if state.scalers:
             row |= {name: row.get(name) for name in ("train_grad_norm", "train_grad_norm_max")}
@@ -190,6 +196,12 @@ class _Loop:
         # Before the evaluation: code that samples or sorts can fail on NaN, and would hide what went wrong.
         spoiled = spoilt(state, state.step, epoch)
         validated = self.measure("val") if spoiled is None and (last or self.validation_due()) else None
+        monitor = plan.monitor.removeprefix("val_")
+        if validated is not None and monitor != plan.monitor and monitor not in validated:
+            raise ConfigError(
+                f"`stop.monitor` is {plan.monitor!r}, which the evaluation did not give: it gave "
+                f"{', '.join(f'val_{name}' for name in validated)}; name one of these"
+            )
         # Counts as floats too: the history is a table of floats, and a row reads the same before and after a resume.
         shown = validated or dict.fromkeys(self.task.metrics)
         row |= {f"val_{name}": None if value is None else float(value) for name, value in shown.items()}

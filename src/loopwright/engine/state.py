@@ -21,6 +21,7 @@ from loopwright.engine.weights import not_finite
 from loopwright.streams import global_state, restore_global_state
 
 _WRAPPERS = ("_orig_mod.", "module.")
+_NARROW = (torch.float16, torch.bfloat16)
 _OF_LOSS = "loss:"  # no attribute of a model has such a name
 # What Tensor.backward calls after 25 us of checks in Python (of 190 for an MLP of four layers; torch 2.13).
 _run_backward = torch.autograd.Variable._execution_engine.run_backward
@@ -153,7 +154,8 @@ class TrainState:
         if first:
             self._clear(params)
         if params and not is_empty(loss):
-            self._backward(loss.mean * loss.count, loss.group, params)
+            mean = loss.mean.float() if loss.mean.dtype in _NARROW else loss.mean  # a sum needs more room than a mean
+            self._backward(mean * loss.count, loss.group, params)
 
     def update(self, loss: Loss, *, clip_norm: float | None = None, measure_norm: bool = False) -> Tensor | None:
         """The update that `add` has prepared: `loss` is that of all parts together. Returns and raises as `apply` does."""

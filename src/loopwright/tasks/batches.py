@@ -6,11 +6,18 @@ import math
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from loopwright.errors import ConfigError
 from loopwright.scalars import as_plain
+
+
+def unwrapped(function: Any) -> Any:
+    """A function or module without the wrapper of torch.compile; of a module's own method, the module."""
+    function = getattr(function, "_orig_mod", function)
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) and function.__name__ in ("forward", "__call__") else function
 
 
 def inputs_and_target(batch: Any) -> tuple[tuple[Any, ...], Any]:

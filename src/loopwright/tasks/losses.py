@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from loopwright.errors import ConfigError
-from loopwright.tasks.batches import checked_count
+from loopwright.scalars import as_plain
+from loopwright.tasks.batches import checked_count, unwrapped
 from loopwright.tasks.shapes import shape_check
 
 LossFunction = Callable[[Any, Any], Any]
@@ -44,15 +45,17 @@ class MeanLoss:
     @property
     def is_mean_over_samples(self) -> bool:
         """Whether it is known to be a mean over the samples, or to say its count; of a function nobody knows."""
-        torchs = isinstance(self.function, _Loss) and type(self.function).__module__ == _Loss.__module__
+        function = unwrapped(self.function)
+        torchs = isinstance(function, _Loss) and type(function).__module__ == _Loss.__module__
         return self._weighing is not None or (torchs and not self.is_sum)
 
     @property
     def is_sum(self) -> bool:
         """Whether it is one of torch's, told to add up."""
-        if isinstance(self.function, functools.partial):
-            return self.function.keywords.get("reduction") == "sum"
-        return isinstance(self.function, _Loss) and self.function.reduction == "sum"
+        function = unwrapped(self.function)
+        if isinstance(function, functools.partial):
+            return function.keywords.get("reduction") == "sum"
+        return isinstance(function, _Loss) and function.reduction == "sum"
 
     def __call__(self, predicted: Any, target: Any) -> LossValue:
         """Raises ConfigError where it returns something else, DataError where it would broadcast."""
@@ -68,6 +71,7 @@ class MeanLoss:
                     raise ConfigError(
                         f"`loss` returned a part {sorted(wrong)[0]!r}, which is a column already; rename it"
                     )
+                parts = {name: _checked_part(name, part) for name, part in parts.items()}
             if more:
                 count = checked_count(more[0], "the count that `loss` returned")
         elif self._weighing is not None:
@@ -80,11 +84,22 @@ class MeanLoss:
                 f"`loss` returned {what}; it should return the mean over the batch as a tensor of one number, or "
                 "(mean, count), (mean, {'part': mean}), (mean, count, {'part': mean})"
             )
-        return LossValue(returned, count, parts)
+        return LossValue(returned.reshape(()) if returned.ndim else returned, count, parts)
+
+
+def _checked_part(name: str, part: Any) -> Tensor | float:
+    part = as_plain(part)
+    if isinstance(part, Tensor) and part.numel() == 1:
+        return part.detach().reshape(())
+    if isinstance(part, int | float):
+        return part
+    what = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)[:100]
+    raise ConfigError(f"`loss` returned the part {name!r} as {what}; it should be its mean over the batch, one number")
 
 
 def _class_weighing(loss: LossFunction) -> _Weighing | None:
     """What the mean of torch's cross entropy or NLL is divided by; None for any other loss."""
+    loss = unwrapped(loss)
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         torchs = nn.CrossEntropyLoss if isinstance(loss, nn.CrossEntropyLoss) else nn.NLLLoss
         if type(loss).forward is not torchs.forward or loss.reduction != "mean":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -83,6 +84,10 @@ def measured(given: Any, argument: str) -> tuple[dict[str, Metric], dict[str, Di
                 f"`train_metrics` has {name!r}, which wants the whole split; while training there is none: return a value "
                 "per sample, or give an object that is updated (torchmetrics)"
             )
+        elif argument == "train_metrics" and is_stateful(metric) and not _can_be_saved(metric):
+            problems.append(
+                f"`train_metrics` has {name!r}, whose state no checkpoint can hold; give it state_dict() and load_state_dict()"
+            )
         elif is_collection(metric):
             held = {f"{name}_{key}": one for key, one in metric.items()}
             directions |= {key: direction or _own_direction(one) for key, one in held.items()}
@@ -96,6 +101,10 @@ def measured(given: Any, argument: str) -> tuple[dict[str, Metric], dict[str, Di
     return metrics, directions
 
 
+def _can_be_saved(metric: Any) -> bool:
+    return all(callable(getattr(metric, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
 def _own_direction(metric: Any) -> Direction | None:
     higher = getattr(metric, "higher_is_better", None) if is_stateful(metric) else None
     return None if higher is None else "max" if higher else "min"
@@ -105,6 +114,8 @@ def columns(name: str, value: Any) -> dict[str, float]:
     """The columns of a metric's value: one for a number, `name_0`, ... for several, `name_key` for a mapping."""
     if isinstance(value, Mapping):
         return {column: each for key, one in value.items() for column, each in columns(f"{name}_{key}", one).items()}
+    if value is None:
+        raise ConfigError(f"`metrics` {name!r} returned None; a `return` may be missing")
     try:
         numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         numbers = numbers.astype(np.float64)
@@ -138,6 +149,7 @@ class SplitMetrics:
         self._totals = Totals()
         self._first: dict[str, Any] = {}
         self._kept: list[tuple[Any, Any, int | None]] = []
+        self._whole: tuple[Any, Any] | None = None
         self._bytes = 0
         self._batches = 0
 
@@ -147,7 +159,8 @@ class SplitMetrics:
         self._batches += 1
         for name, metric in self._metrics.items():
             if name in self._objects:
-                cast(Any, metric).update(predicted, target)
+                with metric_named(name):
+                    cast(Any, metric).update(predicted, target)
             elif not isinstance(metric, whole_split) and (self._kinds.get(name) != "split"):
                 self._update_function(name, metric, predicted, target, num_samples)
         if "split" in self._kinds.values():
@@ -159,11 +172,13 @@ class SplitMetrics:
         try:
             value = metric(predicted, target)
         except Exception as error:
+            error.add_note(f"in the metric {name!r}")
             if self._batches > 1:
                 raise
             self._kinds[name], self._first[name] = "split", error  # of a part it may not be defined
             return
-        per_sample = sum_per_sample(name, value, num_samples)
+        squeezed = num_samples == 1 and self._kinds.get(name) == "samples"
+        per_sample = sum_per_sample(name, value, num_samples, squeezed=squeezed)
         kind: Literal["samples", "split"] = "split" if per_sample is None else "samples"
         if self._kinds.setdefault(name, kind) != kind:
             raise ConfigError(
@@ -188,38 +203,46 @@ class SplitMetrics:
         """Every column, in the order of the metrics."""
         means = self._totals.read()
         found: dict[str, float | None] = {}
-        joined: tuple[Any, Any] | None = None
-        for name, metric in self._metrics.items():
-            if name in self._objects:
-                stateful = cast(Any, metric)
-                found |= columns(name, stateful.compute()) if self._batches else {}
-                stateful.reset()
-            elif self._kinds.get(name) == "samples":
-                total, count = means[name]
-                found[name] = total / count if count else None
-            elif self._batches == 1 and name in self._first:
-                if isinstance(self._first[name], Exception):
-                    raise self._first[name]
-                found |= columns(name, self._first[name])
-            elif self._batches:
-                joined = joined or self._joined()
-                if not isinstance(metric, whole_split):
-                    self._check_joined(name, joined)
-                try:
-                    found |= columns(name, metric(*joined))
-                except Exception as error:
-                    error.add_note(f"in the metric {name!r}, called with the whole split")
-                    raise
+        for name in self._metrics if self._batches else ():
+            value = self._value(name, means)
+            if both := found.keys() & value.keys():
+                raise ConfigError(
+                    f"`metrics` {name!r} has the column {min(both)!r}, as another one has; give it another name"
+                )
+            found |= value
         return found
 
+    def _value(self, name: str, means: Mapping[str, tuple[Any, float]]) -> Mapping[str, float | None]:
+        metric: Any = self._metrics[name]
+        if name in self._objects:
+            with metric_named(name):
+                value = columns(name, metric.compute())
+                metric.reset()
+            return value
+        if self._kinds.get(name) == "samples":
+            total, count = means[name]
+            return {name: total / count if count else None}
+        if self._batches == 1 and name in self._first:
+            if isinstance(self._first[name], Exception):
+                raise self._first[name]
+            return columns(name, self._first[name])
+        joined = self._joined()
+        if not isinstance(metric, whole_split):
+            self._check_joined(name, joined)
+        with metric_named(name):
+            return columns(name, metric(*joined))
+
     def _joined(self) -> tuple[Any, Any]:
-        predicted, target, sizes = zip(*self._kept, strict=True)
-        return join(predicted, sizes), join(target, sizes)
+        if self._whole is None:
+            predicted, target, sizes = zip(*self._kept, strict=True)
+            self._whole = join(predicted, sizes), join(target, sizes)
+        return self._whole
 
     def _check_joined(self, name: str, joined: tuple[Any, Any]) -> None:
-        if not all(isinstance(one, Tensor | np.ndarray) for one in joined):
-            shapes = [getattr(kept[0], "shape", None) for kept in self._kept[:2]]
-            shown = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None) or "objects"
+        total = sum(size or 0 for _, _, size in self._kept)
+        if not all(_is_one(one, total) for one in joined):
+            shapes = [getattr(leaf, "shape", None) for kept in self._kept[:2] for leaf in tree_leaves(kept[:2])]
+            shown = ", ".join(dict.fromkeys(str(tuple(shape)) for shape in shapes if shape is not None)) or "objects"
             raise ConfigError(
                 f"`metrics` {name!r} returns one number for a batch, and batches cannot be put together to one tensor "
                 f"({shown}); mark it with loopwright.whole_split, which is given lists, return a value per sample, or give "
@@ -227,15 +250,25 @@ class SplitMetrics:
             )
 
 
-def sum_per_sample(name: str, value: Any, num_samples: int | None) -> tuple[Tensor | float, int] | None:
-    """(sum, count) of a value per sample; None for one number. Raises ConfigError for any other shape."""
+def sum_per_sample(
+    name: str, value: Any, num_samples: int | None, *, squeezed: bool = False
+) -> tuple[Tensor | float, int] | None:
+    """(sum, count) of a value per sample; None for one number. Raises ConfigError for any other shape.
+
+    `squeezed`: one number is the value of the only sample.
+    """
     value = as_plain(value)
-    if isinstance(value, np.ndarray | list | tuple) and np.ndim(value):
-        value = torch.as_tensor(np.asarray(value))
-    if not isinstance(value, Tensor) or value.ndim == 0:
+    if isinstance(value, np.ndarray | list | tuple):
+        try:
+            value = torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError):
+            raise ConfigError(f"`metrics` {name!r} returned {value!r:.100}; it should return numbers") from None
+    if squeezed and isinstance(value, int | float):
+        return float(value), 1
+    if not isinstance(value, Tensor) or (value.ndim == 0 and not squeezed):
         return None
-    if num_samples is not None and len(value) == num_samples:
-        return (value.double() if value.dtype is torch.bool else value).sum(), value.numel()
+    if value.ndim == 0 or (num_samples is not None and len(value) == num_samples):
+        return (value.double() if value.dtype is torch.bool else widened(value)).sum(), value.numel()
     if value.numel() == 1:
         return None
     wanted = "the number of samples is not known" if num_samples is None else f"the batch has {num_samples} samples"
@@ -270,11 +303,25 @@ def join(pieces: Sequence[Any], sizes: Sequence[int | None]) -> Any:
 
 
 def _is_structure(pieces: Sequence[list[Any]], sizes: Sequence[int | None]) -> bool:
-    """Whether lists hold several tensors of all samples, rather than an entry for each sample."""
+    """Whether lists hold several tensors of all samples, rather than an entry for each sample. Raises ConfigError."""
     pairs = list(zip(pieces, sizes, strict=True))
-    if all(_has_samples_first(item, size) for piece, size in pairs for item in piece):
-        return True
-    return not all(size is None or len(piece) == size for piece, size in pairs) and len({*map(len, pieces)}) == 1
+    of_samples = all(size is None or len(piece) == size for piece, size in pairs)
+    of_outputs = all(_has_samples_first(item, size) for piece, size in pairs for item in piece)
+    if of_samples and of_outputs:
+        raise ConfigError(
+            f"a metric of the whole split is given a list of {len(pieces[0])} tensors for {sizes[0]} samples, each with as "
+            "many rows: an entry per sample, or several outputs; let several outputs be a tuple, or take another batch size"
+        )
+    return of_outputs or (not of_samples and len({*map(len, pieces)}) == 1)
+
+
+def _is_one(tree: Any, num_samples: int) -> bool:
+    """Whether what `join` made of batches are tensors of all samples, nested or not."""
+    if isinstance(tree, Mapping):
+        return all(_is_one(one, num_samples) for one in tree.values())
+    if isinstance(tree, list | tuple):
+        return all(_is_one(one, num_samples) for one in tree)
+    return isinstance(tree, Tensor) and tree.ndim > 0 and len(tree) == num_samples
 
 
 def _has_samples_first(item: Any, size: int | None) -> bool:
@@ -283,6 +330,21 @@ def _has_samples_first(item: Any, size: int | None) -> bool:
 
 def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+@contextmanager
+def metric_named(name: str) -> Iterator[None]:
+    """A block whose errors say of which metric they are."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the metric {name!r}")
+        raise
+
+
+def widened(value: Tensor) -> Tensor:
+    """A tensor in which sums have room: half precision becomes float32."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def on_device(metric: Any, device: torch.device) -> None:
@@ -295,10 +357,8 @@ class TrainMeter:
     """A metric that is updated with every training batch. Its state is in the checkpoint (see `Meter`)."""
 
     def __init__(self, name: str, metric: Any, device: torch.device) -> None:
-        self.name, self._metric, self._seen = name, copy.deepcopy(metric), 0
+        self.name, self._metric, self._seen, self._device = name, copy.deepcopy(metric), 0, device
         on_device(self._metric, device)
-        if callable(getattr(self._metric, "persistent", None)):
-            self._metric.persistent(True)  # else torchmetrics leaves its states out of the state dict
         self._metric.reset()
 
     def update(self, predicted: Any, target: Any) -> None:
@@ -313,8 +373,33 @@ class TrainMeter:
         self._seen = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self._seen, "state": dict(self._metric.state_dict())}
+        if not isinstance(self._metric, nn.Module):
+            return {"batches": self._seen, "state": dict(self._metric.state_dict())}
+        parts = {path: _plain_attributes(part) for path, part in self._metric.named_modules()}
+        return {"batches": self._seen, "state": parts}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self._seen = saved["batches"]
-        self._metric.load_state_dict(saved["state"])
+        if not isinstance(self._metric, nn.Module):
+            self._metric.load_state_dict(saved["state"])
+            return
+        for path, part in self._metric.named_modules():
+            for name, value in saved["state"].get(path, {}).items():
+                held = part._buffers if name in part._buffers else vars(part)
+                held[name] = tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, value)
+        on_device(self._metric, self._device)
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The state of one part of a metric: tensors, lists of them, and numbers.
+
+    torchmetrics' own state dict leaves out what is not declared as a state (the largest value so far), and what is wrapped.
+    """
+    held = {**vars(module), **module._buffers}
+    return {name: list(value) if type(value) is list else value for name, value in held.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in (bool, int, float, Tensor) or (
+        type(value) is list and all(type(one) in (bool, int, float, Tensor) for one in value)
+    )

@@ -17,11 +17,19 @@ from loopwright.engine.loss import Loss
 from loopwright.engine.meter import Meter
 from loopwright.engine.task import At, Direction, Loader, Metrics, Split, Sums, Task, Totals, dealt
 from loopwright.errors import ConfigError, RunError
-from loopwright.streams import Streams
+from loopwright.streams import Streams, isolated
 from loopwright.tasks.base import TaskConfig
 from loopwright.tasks.batches import checked_count, first_dimension, inputs_and_target
 from loopwright.tasks.losses import LossFunction, MeanLoss
-from loopwright.tasks.measures import Metric, SplitMetrics, TrainMeter, is_stateful, sum_per_sample
+from loopwright.tasks.measures import (
+    Metric,
+    SplitMetrics,
+    TrainMeter,
+    is_stateful,
+    metric_named,
+    sum_per_sample,
+    widened,
+)
 
 log = logging.getLogger("loopwright")
 
@@ -94,6 +102,15 @@ class SupervisedTask(Task):
             )
         self.metrics = {"loss": "min", **directions}
         self.loss_module = loss if isinstance(loss, nn.Module) else None
+        if self.loss_module is not None and not self.loss_module.training:
+            trained = [name for name, p in self.loss_module.named_parameters() if p.requires_grad]
+            if trained:
+                log.warning(
+                    "`loss` was given in evaluation mode, and its parameters are trained with the model's (%d, the first is "
+                    "%s): call loss.requires_grad_(False) to keep them as they are",
+                    len(trained),
+                    trained[0],
+                )
 
     def build_model(self) -> nn.Module:
         return self._make_model()
@@ -151,11 +168,13 @@ class SupervisedTask(Task):
         """Sums of what has a value per sample; objects are updated."""
         sums = {}
         for name, metric in self._train_measures.items():
-            if name in at.meters:
-                at.meters[name].update(predicted, target)
-                continue
-            with torch.no_grad():
-                found = sum_per_sample(name, metric(predicted, target), self._samples(batch, at))
+            # What a metric draws must not shift what the rest of the step draws.
+            with isolated(), torch.no_grad(), metric_named(name):
+                if name in at.meters:
+                    at.meters[name].update(predicted, target)
+                    continue
+                samples = self._samples(batch, at)
+                found = sum_per_sample(name, metric(predicted, target), samples, squeezed=samples == 1)
             if found is None:
                 raise ConfigError(
                     f"`train_metrics` {name!r} returned one number for a batch, which is no mean over the split; return a "
@@ -200,7 +219,8 @@ def _check_distinct(parts: Mapping[str, Any], metrics: Mapping[str, Any], argume
 
 def _weighted(mean: Tensor | float, count: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
     """A mean as (sum, count). That of nothing, which may be NaN, is 0."""
-    mean = mean.detach() if isinstance(mean, Tensor) else mean
+    if isinstance(mean, Tensor):
+        mean = widened(mean.detach())
     if isinstance(count, Tensor):
         return torch.where(count == 0, 0.0, mean * count), count
     return (mean * count, count) if count else (0.0, 0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loopwright.errors import DataError
+from loopwright.tasks.batches import unwrapped
 
 log = logging.getLogger("loopwright")
 
@@ -28,6 +29,7 @@ def shape_check(loss: Any) -> Callable[[Any, Any], None]:
     Losses of torch that compare element by element refuse different shapes with a DataError. Of any other function nobody
     knows what it makes of them: one warning where exactly (N, 1) meets (N,).
     """
+    loss = unwrapped(loss)
     while isinstance(loss, functools.partial):
         loss = loss.func
     kind = type(loss) if isinstance(loss, nn.Module) else loss

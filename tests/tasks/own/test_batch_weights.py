@@ -232,6 +232,20 @@ def test_a_loss_of_one_mean_or_with_parts() -> None:
         assert last(outcome, f"{split}_loss") == pytest.approx(error + 0.1 * size, rel=1e-6)
 
 
+def test_a_mean_of_one_entry_is_a_mean() -> None:
+    def loss(predicted: Tensor, target: Tensor) -> Any:
+        return squares(predicted, target).reshape(1), {"size": predicted.abs().mean().reshape(1, 1)}
+
+    model = linear()
+    outcome = fit(model, loss, train=(X, Y), val=DataLoader(TensorDataset(X, Y), batch_size=5))
+    assert last(outcome, "val_loss") == pytest.approx(float(squares(model(X), Y).detach()), rel=1e-6)
+    for part in (torch.zeros(3), None, "high"):
+        with pytest.raises(
+            ConfigError, match=r"`loss` returned the part 'p' as .*; it should be its mean over the batch"
+        ):
+            fit(linear(), lambda p, t, part=part: (squares(p, t), {"p": part}), train=(X, Y))
+
+
 def test_what_is_no_mean_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`loss` returned a tensor of shape \(23, 1\); it should return the mean"):
         fit(linear(), nn.MSELoss(reduction="none"), train=(X, Y))
@@ -350,6 +364,8 @@ def test_which_losses_say_their_count() -> None:
     assert MeanLoss(nn.CrossEntropyLoss())(logits, target).count == 3
     assert MeanLoss(nn.CrossEntropyLoss(reduction="sum"))(logits, target).count is None
     assert MeanLoss(Own())(logits, target).count is None
+    assert MeanLoss(nn.CrossEntropyLoss().forward)(logits, target).count == 3
+    assert MeanLoss(torch.compile(nn.CrossEntropyLoss(), backend="eager"))(logits, target).count == 3
     assert MeanLoss(functools.partial(F.cross_entropy, reduction="sum"))(logits, target).count is None
     for known in (nn.MSELoss(), nn.SmoothL1Loss(), nn.CrossEntropyLoss(), F.cross_entropy):
         assert MeanLoss(known).is_mean_over_samples

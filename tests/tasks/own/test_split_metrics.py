@@ -18,8 +18,10 @@ from torchmetrics.classification import BinaryAUROC, BinaryF1Score, MulticlassRe
 
 import loopwright
 from loopwright import ConfigError, Outcome, whole_split
+from loopwright.engine.state import snapshot
+from loopwright.record.checkpoint import check_plain
 from loopwright.record.read import read_json
-from loopwright.tasks.measures import columns, join
+from loopwright.tasks.measures import TrainMeter, columns, join
 from support.compare import assert_same
 from support.interruptions import Signal
 
@@ -254,6 +256,8 @@ def test_columns_of_values() -> None:
         ({"m": BinaryAUROC}, "it should be a function of .prediction, target., or an object"),
         ({"m": "accuracy"}, "it should be a function"),
         ({"m": lambda p, t: p[99]}, "index 99 is out of bounds"),
+        ({"m": lambda p, t: None}, "returned None; a `return` may be missing"),
+        ({"m": lambda p, t: [[1.0], [2.0, 3.0]]}, "it should return numbers"),
     ],
 )
 def test_what_is_no_metric_is_refused(metrics: Any, message: str) -> None:
@@ -354,3 +358,128 @@ def test_what_wants_the_whole_split_is_refused_in_training() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             loopwright.fit(linear(), squares, train=(X, Y), train_metrics={"m": metric}, epochs=1, **QUIET, **MEMORY)
+
+
+WRAPPED: dict[str, Callable[[], Any]] = {
+    "several outputs": lambda: torchmetrics.MultioutputWrapper(torchmetrics.MeanSquaredError(), 1),
+    "bootstrap": lambda: torchmetrics.BootStrapper(torchmetrics.MeanSquaredError(), num_bootstraps=3),
+    "lowest and highest": lambda: torchmetrics.MinMaxMetric(torchmetrics.MeanSquaredError()),
+    "running": lambda: torchmetrics.wrappers.Running(torchmetrics.MeanSquaredError(), window=2),
+    "lists": lambda: torchmetrics.SpearmanCorrCoef(),
+    "means": lambda: torchmetrics.R2Score(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_the_state_of_any_metric_comes_back(kind: str) -> None:
+    batches = [torch.randn(2, 9, 1, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    flat = kind in ("lists", "means")
+
+    def update(meter: TrainMeter, batch: Tensor) -> None:
+        torch.manual_seed(1)
+        meter.update(*(batch.flatten(1) if flat else batch))
+
+    whole, begun, ended = (TrainMeter("m", WRAPPED[kind](), torch.device("cpu")) for _ in range(3))
+    for batch in batches:
+        update(whole, batch)
+    for batch in batches[:2]:
+        update(begun, batch)
+    if kind == "lowest and highest":
+        begun.compute(), whole.compute()
+    kept = snapshot(begun.state_dict())
+    check_plain(kept)
+    ended.load_state_dict(kept)
+    for batch in batches[2:]:
+        update(begun, batch), update(ended, batch)
+    assert ended.compute() == begun.compute() != {}
+    if kind != "lowest and highest":
+        assert ended.compute() == whole.compute()
+
+
+def test_an_object_whose_state_cannot_be_kept_is_refused_in_training() -> None:
+    class Own:
+        def update(self, predicted: Tensor, target: Tensor) -> None: ...
+        def compute(self) -> float:
+            return 1.0
+
+        def reset(self) -> None: ...
+
+    assert last(fit(linear(), squares, Y, 10, {"own": Own()}), "val_own") == 1.0
+    with pytest.raises(ConfigError, match="'own', whose state no checkpoint can hold"):
+        loopwright.fit(linear(), squares, train=(X, Y), train_metrics={"own": Own()}, epochs=1, **QUIET, **MEMORY)
+
+
+def test_sums_of_half_precision_have_room() -> None:
+    """40 times 3000 is more than a float16 can hold; so is the square error times the samples."""
+    V = torch.randn(4096, 4, generator=DRAW).half()
+    W = V.sum(1, keepdim=True) * 30
+    large: Any = {"large": lambda p, t: torch.full((len(p),), 3000.0, dtype=torch.half)}
+    outcome = loopwright.fit(
+        linear().half(), nn.MSELoss(), train=(V, W), val=(V, W), epochs=1, optimizer="sgd", lr=1e-12,
+        batch_size=1024, metrics=large, train_metrics=large, **QUIET, **MEMORY,
+    )  # fmt: skip
+    assert last(outcome, "val_large") == last(outcome, "train_large") == 3000.0
+    with torch.no_grad():
+        right = float(((linear().half()(V) - W).double() ** 2).mean())
+    assert last(outcome, "val_loss") == pytest.approx(right, rel=1e-2)
+
+
+def test_lists_of_samples_and_lists_of_outputs_are_not_confused() -> None:
+    boxes = [[torch.zeros(2, 1)] * 2, [torch.zeros(2, 1)] * 2]
+    with pytest.raises(ConfigError, match="an entry per sample, or several outputs; let several outputs be a tuple"):
+        join(boxes, [2, 2])
+    assert len(join([*boxes, [torch.zeros(2, 1)] * 3], [2, 2, 3])) == 7
+
+
+def test_columns_that_meet_are_refused() -> None:
+    pair = whole_split(lambda p, t: [7.0, 8.0])
+    with pytest.raises(ConfigError, match="`metrics` 'm' has the column 'm_0', as another one has"):
+        fit(linear(), squares, Y, 10, {"m_0": rmse, "m": pair})
+
+
+def test_a_column_of_several_can_be_followed_and_their_metric_cannot() -> None:
+    recall = MulticlassRecall(3, average=None)
+    given: Any = {"epochs": 3, "stop": {"monitor": "recall_1"}}
+    outcome = fit(linear(3), nn.CrossEntropyLoss(), CLASSES, 10, {"recall": recall}, **given)
+    assert (outcome.monitor, outcome.mode) == ("val_recall_1", "max") and outcome.best is not None
+    with pytest.raises(
+        ConfigError, match=r"'val_recall', which the evaluation did not give: it gave val_loss, val_recall_0"
+    ):
+        fit(linear(3), nn.CrossEntropyLoss(), CLASSES, 10, {"recall": recall}, stop={"monitor": "recall"})
+
+
+def test_a_squeezed_value_of_the_only_sample_of_a_batch_is_one_of_a_sample() -> None:
+    def error(predicted: Tensor, target: Tensor) -> Tensor:
+        return (predicted.squeeze() - target.squeeze()).abs()
+
+    model = linear()
+    outcome = fit(model, squares, Y, 23, {"e": error}, batch_size=23, train_metrics={"e": error})
+    assert last(outcome, "val_e") == pytest.approx(float((model(X) - Y).detach().abs().mean()), rel=1e-6)
+
+
+def test_what_a_training_metric_draws_shifts_nothing() -> None:
+    def weights(**given: Any) -> Any:
+        make = lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))  # noqa: E731
+        return loopwright.fit(
+            make, squares, train=(X, Y), epochs=2, accumulate=2, **given, **QUIET, **MEMORY
+        ).weights_sha256
+
+    assert weights() == weights(train_metrics={"random": lambda p, t: torch.rand(len(p))})
+
+
+def test_nested_predictions_are_put_together_too() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = linear()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"y": self.linear(x), "x": x}
+
+    def loss(predicted: dict[str, Tensor], target: Tensor) -> Tensor:
+        return squares(predicted["y"], target)
+
+    model = Both()
+    outcome = fit(model, loss, Y, 10, {"rmse": lambda p, t: rmse(p["y"], t)})
+    assert last(outcome, "val_rmse") == pytest.approx(float(rmse(model(X)["y"], Y).detach()), rel=1e-6)

@@ -97,7 +97,7 @@ def test_the_loader_yields_whole_batches_in_addressed_order() -> None:
     assert len(later) == 2 and torch.equal(later[0].tokens, first[1].tokens)
     (head,) = BatchLoader(batch, 8).head(2).epoch(0)
     assert all(torch.equal(a, b[:2]) for a, b in zip(head, batch, strict=True))
-    pieces = split_batch(batch, 3)
+    pieces = [piece for piece, _ in split_batch(batch, 3)]
     assert [type(piece) for piece in pieces] == [Batch] * 3 and [len(p.tokens) for p in pieces] == [3, 3, 1]
 
 

@@ -128,7 +128,7 @@ def test_accumulated_parts_are_the_whole_batch() -> None:
     model = built(task).double().eval()
     batch = next(iter(task.loader("train").epoch(0)))
     (whole,) = task.losses(model, batch, at())
-    pieces = [next(task.losses(model, piece, at())) for piece in split_batch(batch, 5)]
+    pieces = [next(task.losses(model, piece, at())) for piece, _ in split_batch(batch, 5)]
     count = sum(piece.count for piece in pieces)
     assert count == whole.count
     assert sum(float(p.mean.detach()) * p.count for p in pieces) / count == pytest.approx(
