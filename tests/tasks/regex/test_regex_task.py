@@ -113,7 +113,7 @@ def test_the_loss_of_a_split_does_not_depend_on_how_it_is_cut() -> None:
         pieces = split_batch(task.splits["train"], -(-task.loader("train").num_samples // size))
         totals: dict[str, tuple[float, int]] = {}
         with torch.inference_mode():
-            for piece in pieces:
+            for piece, _ in pieces:
                 for name, (total, n) in task.measure(model, piece, at()).items():
                     held = totals.get(name, (0.0, 0))
                     totals[name] = held[0] + float(total), held[1] + n
