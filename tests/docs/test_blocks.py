@@ -100,7 +100,12 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_name)
+# The pages that train for long; `make slow` follows them.
+LONG = {"docs/tutorial.md", "docs/how-to/walks.md", "docs/how-to/regular-languages.md", "docs/how-to/autoencoders.md"}
+FOLLOWED = [pytest.param(page, marks=pytest.mark.slow) if _name(page) in LONG else page for page in PAGES]
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=[_name(page) for page in PAGES])
 def test_page_runs(page: Path, session: Session) -> None:
     """A newcomer who follows a page line by line sees what it shows, and no block is left out."""
     found = blocks(page)

@@ -213,6 +213,7 @@ def test_views_are_of_the_best_weights_and_of_an_epoch_its_own(tmp_path: Path) -
     assert [capture.step for capture in Record(run_dir).captures] == [50, 75, 100]
 
 
+@pytest.mark.slow
 def test_redrawing_draws_the_epochs_of_a_recipe_that_asks_for_them(tmp_path: Path) -> None:
     run_dir = full(tmp_path / "run")
     assert not any("epoch" in path.name for path in redraw(run_dir))

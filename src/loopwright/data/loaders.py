@@ -35,7 +35,7 @@ from torch.utils.data import (
 
 from loopwright import clock
 from loopwright.data.tensors import TensorLoader
-from loopwright.engine.task import Loader, dealt, num_batches
+from loopwright.engine.task import Loader, dealt, known_length, num_batches
 from loopwright.errors import DataError
 from loopwright.streams import Streams, global_state, isolated, restore_global_state
 
@@ -104,7 +104,7 @@ class MapLoader:
     def __init__(self, loader: DataLoader[Any], streams: Streams, split: str, device: torch.device) -> None:
         self._given, self._streams, self._split, self._device = loader, streams, split, device
         self._dataset = loader.dataset
-        self.num_samples = _length(self._dataset)
+        self.num_samples = known_length(self._dataset)
         self._unbatched = loader.batch_size is None and loader.batch_sampler is None
         self._own_batches = loader.batch_size is None and not self._unbatched
         self._own_order = self._own_batches or not _is_plain(loader)
@@ -268,7 +268,7 @@ class ReplayedLoader:
 
     @property
     def num_samples(self) -> int | None:
-        return _length(self._given.dataset)
+        return known_length(self._given.dataset)
 
     def head(self, num_samples: int) -> Loader:
         if num_samples not in self._heads:
@@ -404,14 +404,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return batch
     return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
-
-
-def _length(dataset: Any) -> int | None:
-    """The samples of a dataset, None where it has no length."""
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 _HOLDING = ("dataset", "datasets", "sampler", "batch_sampler")

@@ -72,8 +72,13 @@ class Loader(Protocol):
 
 def num_batches(loader: Loader) -> int | None:
     """The batches of a pass, as far as they can be known without reading it; None for a stream without a length."""
+    return known_length(loader)
+
+
+def known_length(held: Any) -> int | None:
+    """What `len` says of a loader or dataset, None where it has no length."""
     try:
-        return len(loader)
+        return len(held)
     except (TypeError, NotImplementedError):
         return None
 
