@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ from loopwright.tasks.batches import checked_count, unwrapped
 from loopwright.tasks.shapes import shape_check
 
 LossFunction = Callable[[Any, Any], Any]
-_Weighing = Callable[[Any, Any], Tensor]
+_Weighing = Callable[[Any, Any], Tensor | int]
 # Columns of the tables, which no part of a loss may take.
 RESERVED = frozenset({"step", "epoch", "loss", "lr", "grad_norm", "grad_norm_max", "skipped_updates"})
 
@@ -116,10 +117,12 @@ def _class_weighing(loss: LossFunction) -> _Weighing | None:
     )
 
 
-def _weight(predicted: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+def _weight(predicted: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor | int:
     if target.is_floating_point():  # probabilities of the classes: the mean is one over the places, weights or not
         classes = predicted.shape[1 if predicted.ndim > 1 else 0]
         return torch.tensor(predicted.numel() / classes)
+    if weight is None and target.is_cpu:
+        return int(np.count_nonzero(target.numpy() != ignore_index))  # 3 us, where torch takes 20
     counted = target != ignore_index
     if weight is None:
         return counted.sum()
