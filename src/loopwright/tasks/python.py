@@ -119,13 +119,7 @@ class SupervisedTask(Task):
         return self._loaders.get(split)
 
     def losses(self, model: nn.Module, batch: Any, at: At) -> Iterator[Loss]:
-        inputs, target = inputs_and_target(batch)
-        predicted = model(*inputs)
-        mean, count, means = self._loss(predicted, target)
-        if count is None:
-            if at.micro and self._count is None and not self._said:
-                self._say_what_is_accumulated()
-            count = self._weight(batch, at)
+        predicted, target, (mean, count, means) = self._forward(model, batch, at)
         parts = {name: _weighted(one, count) for name, one in means.items()}
         if self._train_measures:
             measured = self._measured_in_training(predicted, target, batch, at)
@@ -156,12 +150,21 @@ class SupervisedTask(Task):
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _measured(self, model: nn.Module, batch: Any, at: At) -> tuple[Any, Any, Sums]:
+    def _forward(
+        self, model: nn.Module, batch: Any, at: At
+    ) -> tuple[Any, Any, tuple[Tensor, Tensor | float, Mapping[str, Any]]]:
+        """Prediction and target of a batch, and the loss of them: its mean, what it counts, the means of its parts."""
         inputs, target = inputs_and_target(batch)
         predicted = model(*inputs)
         mean, count, means = self._loss(predicted, target)
         if count is None:
+            if at.micro and self._count is None and not self._said:
+                self._say_what_is_accumulated()
             count = self._weight(batch, at)
+        return predicted, target, (mean, count, means)
+
+    def _measured(self, model: nn.Module, batch: Any, at: At) -> tuple[Any, Any, Sums]:
+        predicted, target, (mean, count, means) = self._forward(model, batch, at)
         return predicted, target, {"loss": _weighted(mean, count)} | {n: _weighted(m, count) for n, m in means.items()}
 
     def _measured_in_training(self, predicted: Any, target: Any, batch: Any, at: At) -> dict[str, Any]:
